@@ -1,0 +1,52 @@
+# oops-celery: error reports carried by Celery. `make help` says what there is.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TESTS ?= tests
+
+.DEFAULT_GOAL := help
+.PHONY: help run fail test lint worker flower clean setup rabbitmq
+
+help:  ## Say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
+
+run: $(READY)  ## See it work: errors raised, reported, kept and shown; Ctrl-C ends it
+	@$(BIN)/python -m examples.tour
+
+fail: $(READY)  ## Fail once more, while `make run` runs in another terminal
+	@CELERY_CONFIG_MODULE=$(if $(RABBITMQ_URL),$(or $(CELERY_CONFIG_MODULE),celeryconfig),examples.embedded) $(BIN)/python -m examples.shop
+
+test: $(READY) rabbitmq  ## Run all tests, against private RabbitMQ nodes
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: $(READY)  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+worker: $(READY)  ## Run a worker (RABBITMQ_URL says where the broker is)
+	$(BIN)/celery -A oops_celery worker --loglevel INFO
+
+flower: $(READY)  ## Watch the reports on http://localhost:5555
+	$(BIN)/celery -A oops_celery flower
+
+clean:  ## Remove what the other commands made
+	rm -rf $(VENV) var build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "oops-celery needs Python 3.10 or later; $(PYTHON) is older: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@echo "Setting up $(VENV), once; this takes a minute or two ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# oops-datedir-repo brings the slow bson package, over PyMongo's: put that back.
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--force-reinstall --no-deps pymongo
+	@touch $(READY)
+
+rabbitmq:
+	@tests/install-rabbitmq

@@ -1,0 +1,216 @@
+"""``make run``: a worker, Flower, and a program that fails; every step is real.
+
+Shows each report's id, the file that it became and its page in Flower, and ends on
+Ctrl-C. With ``RABBITMQ_URL`` set it works through that RabbitMQ, else through a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from rich.console import Console
+
+from oops_celery.settings import hide_password
+from oops_celery.wire import Undecodable, decode
+
+VAR = Path("var")
+REPOSITORY = VAR / "oopses"
+FLOWER_PORT = 5555
+
+#: Seconds that each step may take.
+PATIENCE = 60
+
+console = Console(highlight=False, soft_wrap=True)
+Found = TypeVar("Found")
+
+
+class Stopped(Exception):
+    """A step did not happen. Says which, and where to look."""
+
+
+class Service:
+    """A program that runs in the background, and writes to a log in ``./var``."""
+
+    def __init__(self, name: str, *arguments: str) -> None:
+        self.log = VAR / f"{name}.log"
+        command = [str(Path(sys.executable).with_name("celery")), "-A", "oops_celery"]
+        with self.log.open("wb") as log:
+            # A session of its own: Ctrl-C reaches the tour alone, which ends the rest.
+            self.process = subprocess.Popen(
+                [*command, *arguments], stdout=log, stderr=log, start_new_session=True
+            )
+
+    def wait_for(self, check: Callable[[], Found], what: str) -> Found:
+        """Wait until a check returns something true."""
+        deadline = time.monotonic() + PATIENCE
+        while not (found := check()):
+            if self.process.poll() is not None:
+                lines = self.log.read_text(errors="replace").splitlines()[-15:]
+                raise Stopped("\n".join([*lines, f"{what}: it ended; see {self.log}"]))
+            if time.monotonic() > deadline:
+                raise Stopped(f"{what}: not within {PATIENCE} s; see {self.log}")
+            time.sleep(0.1)
+        return found
+
+    def stop(self) -> None:
+        """Let it finish what it has, and end."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+def main() -> int:
+    """Take the tour; return the exit code."""
+    VAR.mkdir(exist_ok=True)
+    os.environ["OOPS_REPOSITORY"] = str(REPOSITORY)
+    os.environ["FLOWER_UNAUTHENTICATED_API"] = "1"
+    signal.signal(signal.SIGTERM, _interrupt)
+    choose_broker()
+    services: list[Service] = []
+    try:
+        show(services)
+        while True:
+            signal.pause()
+    except KeyboardInterrupt:
+        return 0
+    except Stopped as error:
+        console.print(str(error), markup=False, style="red")
+        return 1
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+        if services:
+            console.print("\nEnding the worker and Flower ...")
+        for service in services:
+            service.stop()
+        console.print("Ended.")
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def choose_broker() -> None:
+    """Use RabbitMQ where it is named, else the broker in a folder."""
+    url = os.environ.get("RABBITMQ_URL")
+    if url:
+        console.print(f"Broker: {hide_password(url)}", markup=False)
+        return
+    os.environ["CELERY_CONFIG_MODULE"] = "examples.embedded"
+    console.print(
+        "Broker: the folder ./var/broker. It needs no server; it is for one machine "
+        "and for trying out.\n        For RabbitMQ: "
+        "RABBITMQ_URL=amqp://user:password@host:5672/ make run"
+    )
+
+
+def show(services: list[Service]) -> None:
+    """Start everything, let the shop fail, and show what became of it."""
+    port = free_port()
+    with console.status("Starting the worker and Flower ..."):
+        worker = Service("worker", "worker", "--concurrency", "2", "--loglevel", "INFO")
+        services.append(worker)
+        flower = Service("flower", "flower", f"--port={port}", "--address=127.0.0.1")
+        services.append(flower)
+        worker.wait_for(lambda: b" ready." in worker.log.read_bytes(), "the worker")
+        api = f"http://127.0.0.1:{port}/api"
+        flower.wait_for(lambda: fetch(f"{api}/workers?refresh=1"), "Flower")
+    console.print("Worker and Flower are up. Now the shop fails in four ways.\n")
+
+    reports = shop_failures()
+    for what, report_id in reports:
+        with console.status(f"{what}: {report_id}"):
+            file = worker.wait_for(
+                lambda report_id=report_id: find(report_id),  # type: ignore[misc]
+                f"the file of {report_id}",
+            )
+            task = flower.wait_for(
+                lambda report_id=report_id: succeeded(api, report_id),  # type: ignore[misc]
+                f"{report_id} in Flower",
+            )
+        page = f"http://localhost:{port}/task/{report_id}"
+        console.print(f"{what}: {task['args']}", markup=False)
+        console.print(f"  id    {report_id}\n  file  {file}\n  page  {page}\n")
+    console.print(
+        f"All {len(reports)} reports were published, taken by the worker, stored, "
+        "and found in Flower by their id.\n"
+        "\n"
+        "What next:\n"
+        f"  look at them         http://localhost:{port}/tasks\n"
+        "  fail once more       make fail   (in another terminal)\n"
+        "  in your application  config.publisher = oops_celery.publisher\n"
+        "  on your servers      RABBITMQ_URL=amqp://... celery -A oops_celery worker\n"
+        "Ctrl-C ends the worker and Flower; the reports stay in ./var/oopses."
+    )
+
+
+def shop_failures() -> list[tuple[str, str]]:
+    """Run the shop in a process of its own; return what failed, and the ids."""
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.shop"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    lost = [what for what, report_id in rows if report_id == "None"]
+    if done.returncode or lost:
+        raise Stopped(f"{done.stderr}\nnot published: {', '.join(lost) or 'the rest'}")
+    return [(what, report_id) for what, report_id in rows]
+
+
+def find(report_id: str) -> Path | None:
+    """Return the file of a report: it is named by a hash of its own."""
+    newest = sorted(REPOSITORY.glob("*/OOPS-*"), key=os.path.getmtime, reverse=True)
+    for path in newest[:100]:
+        try:
+            if decode(path.read_bytes()).get("id") == report_id:
+                return path
+        except (OSError, Undecodable):  # it is just being written
+            continue
+    return None
+
+
+def succeeded(api: str, report_id: str) -> Any:
+    """Return what Flower knows of a report's task, once it is done."""
+    task = fetch(f"{api}/task/info/{report_id}")
+    return task if task and task["state"] == "SUCCESS" else None
+
+
+def fetch(url: str) -> Any:
+    """Return the JSON behind a URL; None where there is none yet."""
+    try:
+        with urlopen(url, timeout=5) as answer:
+            return json.load(answer)
+    except (URLError, OSError, ValueError):
+        return None
+
+
+def free_port() -> int:
+    """Return Flower's usual port, or a free one where that is taken."""
+    for port in (FLOWER_PORT, 0):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise Stopped("there is no free port for Flower")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""Error reports (OOPSes) carried by Celery.
+
+Three ways to use it::
+
+    config.publisher = oops_celery.publisher    # in the application that fails
+    celery -A oops_celery worker                # where the reports are kept
+    celery -A oops_celery flower                # to watch them go by
+
+Importing this package opens no connection, reads no file and starts no thread:
+each public name comes into being when it is first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from oops_celery.celery import app
+    from oops_celery.publishing import Publisher, publisher
+    from oops_celery.topology import Topology
+
+__version__ = "0.1.0"
+
+__all__ = ["Publisher", "Topology", "app", "publisher"]
+
+#: Where each public name lives.
+_HOMES = {
+    "app": "oops_celery.celery",
+    "publisher": "oops_celery.publishing",
+    "Publisher": "oops_celery.publishing",
+    "Topology": "oops_celery.topology",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'oops_celery' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,144 @@
+"""The Celery app that ``celery -A oops_celery`` finds."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import celery.app.amqp
+import click
+import kombu
+from celery import Celery, signals
+from celery.loaders.app import AppLoader
+
+from oops_celery import settings
+from oops_celery.sending import Sender
+
+if TYPE_CHECKING:
+    from oops_celery.topology import Topology
+
+logger = logging.getLogger(__name__)
+
+#: Celery settings that differ from Celery's defaults.
+DEFAULTS: dict[str, Any] = {
+    # Plain JSON for Celery's own messages; the task has its own serializer.
+    "accept_content": ["json", "oops"],
+    # Nothing named "celery" is made on the user's broker.
+    "task_default_exchange": "",
+    "broker_connection_retry_on_startup": True,
+    # A report that is stored when the connection is lost comes again, and is stored
+    # again under the same name: better than to kill it half-way.
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "worker_consumer": "oops_celery.consumer:Consumer",
+    "worker_send_task_events": True,
+}
+
+
+class Loader(AppLoader):
+    """Takes the configuration from `oops_celery.settings`."""
+
+    def read_configuration(self, *_: Any, **__: Any) -> dict[str, Any]:
+        """Return Celery's settings."""
+        own: settings.Settings = self.app.oops
+        return {**DEFAULTS, "task_default_queue": own.queue, **own.celery}
+
+
+class Connection(kombu.Connection):
+    """A connection that checks the broker's certificate for the host it connects to.
+
+    kombu keeps the first host's name when it goes on to the next one, and turns
+    ``localhost`` into ``127.0.0.1`` before it is checked.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._name_host()
+
+    def switch(self, conn_str: str) -> None:
+        """Go on to another host."""
+        super().switch(conn_str)
+        self._name_host()
+
+    def _name_host(self) -> None:
+        if isinstance(self.ssl, dict) and self.ssl.get("cert_reqs"):
+            self.ssl = {**self.ssl, "server_hostname": self.hostname}
+
+
+class AMQP(celery.app.amqp.AMQP):
+    """Celery's messages, with the queues of the topology."""
+
+    Connection = Connection
+
+    @cached_property
+    def queues(self) -> Any:
+        """The queues that the worker takes messages from."""
+        # It is declared with the topology, by the worker's consumer.
+        return self.Queues([kombu.Queue(self.app.oops.queue, no_declare=True)])
+
+
+class App(Celery):
+    """A Celery app with the settings and the topology of oops_celery."""
+
+    @cached_property
+    def oops(self) -> settings.Settings:
+        """The settings in force.
+
+        Raises:
+            SettingsError: One of them cannot be used.
+        """
+        try:
+            return settings.load()
+        except settings.SettingsError as error:
+            raise _for_a_person(error) from None
+
+    @cached_property
+    def topology(self) -> Topology:
+        """The exchanges and queues in force.
+
+        Raises:
+            TopologyError: The file cannot be used.
+        """
+        from oops_celery.topology import Topology  # brings pydantic: when needed
+
+        try:
+            return Topology.load(self.oops.topology)
+        except ValueError as error:
+            raise _for_a_person(error) from None
+
+    @cached_property
+    def sender(self) -> Sender:
+        """Publishes what the worker sends on: retries and dead letters."""
+        return Sender(self.connection_for_write, self.oops.publish_timeout)
+
+
+def _for_a_person(error: Exception) -> Exception:
+    """Return the error as one line on the terminal when a command is being run."""
+    in_command = click.get_current_context(silent=True) is not None
+    return click.ClickException(str(error)) if in_command else error
+
+
+app = App(
+    "oops_celery",
+    amqp=AMQP,
+    loader=Loader,
+    include=["oops_celery.tasks.republish"],
+    # An application that imports oops_celery keeps its own app.
+    set_as_current=False,
+)
+
+
+@signals.celeryd_init.connect
+def _say_what_is_ignored(conf: Any = None, **_: Any) -> None:
+    if conf is not app.conf:
+        return
+    if app.oops.ignored:
+        logger.warning(
+            "celeryconfig: %s ignored: only names that start with OOPS_ count here",
+            ", ".join(app.oops.ignored),
+        )
+    if os.environ.get("CELERY_BROKER_URL"):
+        logger.warning(
+            "CELERY_BROKER_URL (or celery --broker) is ignored: set RABBITMQ_URL"
+        )

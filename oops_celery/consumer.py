@@ -1,0 +1,151 @@
+"""The worker's consumer: declares the topology, and parks what Celery cannot run.
+
+Celery rejects such messages without saying why, and acknowledges those it cannot
+decode; both are lost where no dead letter exchange is set.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import celery.worker.consumer.consumer
+import celery.worker.request
+from billiard.exceptions import WorkerLostError
+from celery.exceptions import WorkerShutdown
+from celery.worker.state import task_ready
+from kombu import Message
+
+from oops_celery import deadletters, wire
+from oops_celery.publishing import TASK_NAME
+
+#: Seconds before a message that cannot be parked goes back: it comes again at once.
+GIVE_BACK_PAUSE = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class Consumer(celery.worker.consumer.consumer.Consumer):  # type: ignore[misc]
+    """Celery's consumer; it declares the topology, and parks what it cannot run."""
+
+    class Blueprint(celery.worker.consumer.consumer.Consumer.Blueprint):  # type: ignore[misc]
+        """Celery's steps, without the one for tasks with an ETA.
+
+        That one declares 28 queues on the user's broker; we hold no such tasks.
+        """
+
+        default_steps = tuple(
+            step
+            for step in celery.worker.consumer.consumer.Consumer.Blueprint.default_steps
+            if "delayed_delivery" not in step
+        )
+
+    def connect(self) -> Any:
+        """Connect, and declare the topology before anything is consumed."""
+        connection = super().connect()
+        topology = self.app.topology
+        for problem in topology.warnings:
+            logger.warning("%s: %s", topology.source, problem)
+        for refusal in topology.declare(connection.channel):
+            logger.error("%s: %s", topology.source, refusal)
+            if refusal.code == 404 and refusal.name == self.app.oops.queue:
+                raise WorkerShutdown(1)
+        # A body that says utf-8 is still taken as the bytes that came.
+        connection.default_channel.auto_decode = False
+        return connection
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[..., None]:
+        """Return the function that is called with each message."""
+        handle = super().create_task_handler(*args, **kwargs)
+
+        def on_message(message: Message) -> None:
+            try:
+                problem = _problem(message)
+                if problem:
+                    self.park(message, problem)
+                else:
+                    handle(message)
+            except self.connection_errors:
+                raise
+            except Exception as error:  # anything else would end the consumer
+                self.park(message, f"Celery cannot take it: {error!r}", error)
+
+        return on_message
+
+    def park(
+        self, message: Message, reason: str, error: BaseException | None = None
+    ) -> None:
+        """Put a message to the dead letters; if that fails, back to its queue."""
+        if message.acknowledged:
+            return
+        queue = self.app.oops.queue
+        try:
+            deadletters.park_message(self.app, queue, message, reason, error)
+        except Exception as failure:
+            logger.error(
+                "a message of queue %s (%s) cannot be parked, and goes back: %s",
+                queue,
+                reason,
+                failure,
+            )
+            give_back = message.reject_log_error
+            self.timer.call_after(
+                GIVE_BACK_PAUSE, give_back, (logger, self.connection_errors, True)
+            )
+            return
+        message.ack_log_error(logger, self.connection_errors)
+        logger.error("parked a message of queue %s: %s", queue, reason)
+
+    def on_unknown_message(self, body: Any, message: Message) -> None:
+        """Park a message that is no Celery task."""
+        self.park(message, "not a task: it has no header 'task'")
+
+    def on_unknown_task(self, body: Any, message: Message, exc: Exception) -> None:
+        """Park a task that nobody registered."""
+        self.park(message, f"unknown task {message.headers.get('task')!r}", exc)
+
+    def on_invalid_task(self, body: Any, message: Message, exc: Exception) -> None:
+        """Park a task that Celery cannot run."""
+        self.park(message, f"invalid task: {exc}", exc)
+
+    def on_decode_error(self, message: Message, exc: Exception) -> None:
+        """Park a message that nothing can read."""
+        self.park(message, f"cannot be decoded: {exc}", exc)
+
+
+def _problem(message: Message) -> str:
+    """Say what is wrong with a message that must not even be given to Celery."""
+    if (message.headers or {}).get("task") != TASK_NAME:
+        return "" if message.body else "not a task: the body is empty"
+    if message.content_type != wire.CONTENT_TYPE:
+        return f"a report must be {wire.CONTENT_TYPE}, not {message.content_type}"
+    return "" if message.body else "undecodable: the body is empty"
+
+
+class Request(celery.worker.request.Request):  # type: ignore[misc]
+    """A report at work in the worker."""
+
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        """Tell about the task, and never about what is in the report."""
+        return super().info(safe=True)  # type: ignore[no-any-return]
+
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        """Park a report that took its process along, and not for the first time."""
+        error = exc_info.exception
+        if not (
+            isinstance(error, WorkerLostError) and self.delivery_info["redelivered"]
+        ):
+            return super().on_failure(exc_info, *args, **kwargs)
+        queue = self.app.oops.queue
+        reason = f"its process died again: {error}"
+        try:
+            deadletters.park_message(self.app, queue, self.message, reason, error)
+        except Exception as failure:
+            logger.error("%s cannot be parked, and goes back: %s", self.id, failure)
+            return super().on_failure(exc_info, *args, **kwargs)
+        task_ready(self)
+        self.acknowledge()
+        self.send_event("task-failed", exception=reason, traceback="")
+        logger.error("parked %s: %s", self.id, reason)
+        return None

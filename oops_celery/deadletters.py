@@ -1,0 +1,152 @@
+"""Dead letters: messages that nobody could take are parked, with the reason."""
+
+from __future__ import annotations
+
+import os
+import socket
+import traceback
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from kombu import Message
+
+from oops_celery.sending import Refused
+
+if TYPE_CHECKING:
+    from oops_celery.celery import App
+
+#: Headers of a parked message.
+REASON = "oops-reason"
+ATTEMPTS = "oops-attempts"
+TRACEBACK = "oops-traceback"
+QUEUE = "oops-queue"
+FIRST_FAILED_AT = "oops-first-failed-at"
+PARKED_AT = "oops-parked-at"
+PARKED_BY = "oops-parked-by"
+
+#: Characters of a reason and of a traceback. All headers of a message share one AMQP
+#: frame, of 128 KiB by default.
+MAX_REASON = 1000
+MAX_TRACEBACK = 16_000
+
+#: What RabbitMQ writes into the headers of a message on its way. It silently drops a
+#: message that it sees dead-lettered in a circle, and knows that by ``x-death``.
+BROKER_HEADERS = (
+    "x-death",
+    "x-first-death-",
+    "x-last-death-",
+    "x-delivery-count",
+    "x-acquired-count",
+)
+
+#: Properties (AMQP 0-9-1, class basic) that a message keeps when it is sent again. Not
+#: its expiration, and not its user id, which must be that of the connection.
+KEPT_PROPERTIES = (
+    "content_type",
+    "content_encoding",
+    "correlation_id",
+    "reply_to",
+    "priority",
+    "message_id",
+    "timestamp",
+    "type",
+    "app_id",
+)
+
+
+def now() -> str:
+    """Return the time in UTC, as ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def without_broker_headers(headers: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the headers as the sender wrote them."""
+    return {
+        key: value
+        for key, value in (headers or {}).items()
+        if not str(key).startswith(BROKER_HEADERS)
+    }
+
+
+def kept_properties(properties: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the properties for sending a message again."""
+    had = properties or {}
+    return {name: had[name] for name in KEPT_PROPERTIES if had.get(name) is not None}
+
+
+def park(
+    app: App,
+    queue: str,
+    body: bytes,
+    reason: str,
+    *,
+    headers: Mapping[str, Any],
+    properties: Mapping[str, Any],
+    attempts: int = 1,
+    error: BaseException | None = None,
+) -> None:
+    """Put a message, unchanged, to the dead letters. It is there when this returns.
+
+    Args:
+        app: Knows the broker and the topology.
+        queue: The queue that it came from.
+        body: The body as it came.
+        reason: Why, in a line.
+        headers: The headers as they came.
+        properties: The properties as they came, and the content type.
+        attempts: Times that it was tried.
+        error: What happened at the last try.
+
+    Raises:
+        SendError: It is not there; the message must go back to its queue.
+    """
+    target = app.topology.dead_letter_target(queue)
+    if target is None:
+        raise Refused(f"queue {queue!r} has no x_dead_letter_exchange in the topology")
+    exchange, routing_key = target
+    noted = {
+        FIRST_FAILED_AT: now(),
+        **without_broker_headers(headers),
+        REASON: reason[:MAX_REASON],
+        ATTEMPTS: attempts,
+        TRACEBACK: format_traceback(error)[-MAX_TRACEBACK:],
+        QUEUE: queue,
+        PARKED_AT: now(),
+        PARKED_BY: f"{socket.gethostname()}:{os.getpid()}",
+    }
+    app.sender.send(
+        body,
+        exchange=exchange,
+        routing_key=routing_key,
+        headers=noted,
+        delivery_mode=2,
+        **{"content_type": "application/octet-stream", **kept_properties(properties)},
+    )
+
+
+def park_message(
+    app: App, queue: str, message: Message, reason: str, error: BaseException | None
+) -> None:
+    """Park a message as it came from the broker; see `park`. It is not acknowledged."""
+    body = message.body
+    park(
+        app,
+        queue,
+        body if isinstance(body, bytes) else body.encode(),
+        reason,
+        headers=message.headers,
+        properties={
+            **(message.properties or {}),
+            "content_type": message.content_type,
+            "content_encoding": message.content_encoding,
+        },
+        error=error,
+    )
+
+
+def format_traceback(error: BaseException | None) -> str:
+    """Return an error's traceback as text; an empty one for no error."""
+    if error is None:
+        return ""
+    return "".join(traceback.format_exception(error))

@@ -1,0 +1,238 @@
+"""Publisher: a report goes to the broker, and an id comes back when it is there."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from celery import Celery
+
+from oops_celery import settings, wire
+from oops_celery.sending import Link, Refused, SendError, Sender, Unavailable
+
+#: The name of the task that a report travels as.
+TASK_NAME = "oops_celery.republish"
+
+#: Seconds after which a broker in trouble is asked again: at first, and at most.
+FIRST_PAUSE = 0.25
+LONGEST_PAUSE = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Publish OOPS reports as Celery tasks; takes the place of `oops_amqp.Publisher`.
+
+    Call it with a report, or give it to an `oops.Config`::
+
+        config.publisher = oops_celery.Publisher()
+
+    It returns ``[id]`` when the broker has confirmed the report and has routed it to a
+    queue; else ``[]``, so that `oops.publish_with_fallback` goes on to the next one. It
+    never raises because of the broker, and never takes longer than ``timeout``. After a
+    failure it answers ``[]`` at once until the broker is back, which is found out in a
+    thread of its own.
+
+    Safe to call from many threads, after a fork, and under gevent and eventlet.
+
+    Args:
+        connection_factory: A Celery app (by default the one of oops_celery), or a
+            callable that returns an `amqp.Connection` or a `kombu.Connection`. With an
+            app, the topology is declared on each new connection, where the broker lets
+            us; with a callable nothing is declared, as in oops-amqp.
+        exchange_name: Exchange to publish to; by default the setting ``OOPS_EXCHANGE``.
+        routing_key: Routing key; by default the setting ``OOPS_ROUTING_KEY``.
+        inherit_id: Keep a true ``id`` that a report already has.
+        timeout: Seconds that one report may take.
+        max_size: Bytes of the largest report that is sent.
+        confirm: Whether to wait until the broker has the report. Without it ``[id]``
+            just means that the report was written to the network.
+    """
+
+    def __init__(
+        self,
+        connection_factory: Celery | Callable[[], Any] | None = None,
+        exchange_name: str | None = None,
+        routing_key: str | None = None,
+        inherit_id: bool = False,
+        *,
+        timeout: float | None = None,
+        max_size: int | None = None,
+        confirm: bool = True,
+    ) -> None:
+        from oops_celery.celery import app
+
+        own: settings.Settings = app.oops
+        self.exchange_name = own.exchange if exchange_name is None else exchange_name
+        self.routing_key = own.routing_key if routing_key is None else routing_key
+        self.inherit_id = inherit_id
+        self.timeout = own.publish_timeout if timeout is None else timeout
+        self.max_size = own.max_size if max_size is None else max_size
+        factory = app if connection_factory is None else connection_factory
+        if isinstance(factory, Celery):
+            self._app = factory
+            factory = factory.connection_for_write
+            self._sender = Sender(factory, self.timeout, confirm, _declare)
+        else:
+            self._app = app
+            self._sender = Sender(factory, self.timeout, confirm)
+        self._health = _Health(self._sender)
+        weakref.finalize(self, self._sender.close)  # at the program's end too
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} to exchange {self.exchange_name!r}, "
+            f"routing key {self.routing_key!r}>"
+        )
+
+    def __call__(self, report: Mapping[str, Any]) -> list[str]:
+        """Publish a report. It is not changed.
+
+        Returns:
+            A list with the report's id; an empty one when nobody has taken it.
+        """
+        if not self._health.is_good():
+            return []
+        encoded = wire.encode(report, self.inherit_id)
+        if len(encoded.body) > self.max_size:
+            logger.error(
+                "%s is not published: it has %d bytes, and %d are allowed (max_size)",
+                encoded.task_id,
+                len(encoded.body),
+                self.max_size,
+            )
+            return []
+        try:
+            self._sender.send(
+                encoded.body,
+                exchange=self.exchange_name,
+                routing_key=self.routing_key,
+                **task_options(self._app, encoded.task_id, wire.summary(report)),
+            )
+        except SendError as error:
+            self._health.failed(error)
+            return []
+        self._health.worked()
+        return [encoded.id]
+
+    def close(self) -> None:
+        """Close the connections that are not in use. The next report opens a new one."""
+        self._sender.close()
+
+
+def task_options(
+    app: Celery, task_id: str, argsrepr: str, **more: Any
+) -> dict[str, Any]:
+    """Return what makes a message a Celery task: headers and properties, by Celery.
+
+    Args:
+        app: The app whose message protocol is used.
+        task_id: Id of the task.
+        argsrepr: What is shown in place of the arguments.
+        more: Other arguments of `celery.app.amqp.AMQP.as_task_v2`.
+    """
+    message = app.amqp.as_task_v2(
+        task_id, TASK_NAME, argsrepr=argsrepr, kwargsrepr="{}", **more
+    )
+    return {
+        "headers": message.headers,
+        "content_type": wire.CONTENT_TYPE,
+        "content_encoding": wire.CONTENT_ENCODING,
+        "delivery_mode": 2,  # persistent
+        **message.properties,
+    }
+
+
+def _declare(link: Link) -> None:
+    """Declare the topology where the broker lets us; publish in any case."""
+    from oops_celery.celery import app
+
+    try:
+        refusals = app.topology.declare(link.connection.channel)
+    except ValueError as error:  # TopologyError: it need not be loaded to be named
+        _declared.say(str(error))
+        return
+    _declared.say("; ".join(map(str, refusals)))
+
+
+class _Changes:
+    """Says a thing when it is new, not each time it is found again."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def say(self, text: str) -> None:
+        if text and text != self._last:
+            logger.warning("%s", text)
+        self._last = text
+
+
+_declared = _Changes()
+
+
+class _Health:
+    """A circuit breaker: while the broker is in trouble, nobody waits for it."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self.good = True
+        self._pause = FIRST_PAUSE
+        self._trouble = ""
+        self._prober: threading.Thread | None = None
+
+    def is_good(self) -> bool:
+        if not self.good:
+            self._probe()  # the thread did not come along through a fork
+        return self.good
+
+    def worked(self) -> None:
+        if self._trouble:
+            self._trouble = ""
+            self._pause = FIRST_PAUSE
+            logger.info("reports are published again")
+
+    def failed(self, error: SendError) -> None:
+        # A refusal is about this message or its exchange: others may pass.
+        trouble = str(error) if isinstance(error, Refused) else "unavailable"
+        if trouble != self._trouble:
+            logger.warning("reports are not published: %s", error)
+        self._trouble = trouble
+        if isinstance(error, Unavailable):
+            self.good = False
+            self._probe()
+
+    def _probe(self) -> None:
+        """See in a thread of its own when the broker is back."""
+        if self._prober is not None and self._prober.is_alive():
+            return
+        self._prober = threading.Thread(
+            target=self._wait_for_broker, name="oops_celery-probe", daemon=True
+        )
+        try:
+            self._prober.start()
+        except RuntimeError:  # the interpreter is ending: no more threads
+            self.good = True
+
+    def _wait_for_broker(self) -> None:
+        while True:
+            time.sleep(self._pause)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            try:
+                link = self._sender.open()
+            except Unavailable:
+                continue
+            self._sender.put(link)
+            self.good = True
+            return
+
+
+def __getattr__(name: str) -> Any:
+    """Make the ready-made publisher when it is first used."""
+    if name != "publisher":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()["publisher"] = made = Publisher()
+    return made

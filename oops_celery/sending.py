@@ -1,0 +1,338 @@
+"""Confirmed publishing that always comes back: the broker has it, or an error says why.
+
+py-amqp and kombu wait without a limit in several places (a frozen broker, a memory
+alarm, a 404 on a pooled channel). Here every wait has a deadline, and a connection that
+met trouble is never used again.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+from weakref import WeakSet
+
+import amqp
+from amqp.exceptions import ChannelError, MessageNacked
+from kombu import Producer
+from kombu.transport.pyamqp import Channel
+
+#: Seconds a polite goodbye to the broker may take.
+CLOSE_TIMEOUT = 0.5
+
+#: Idle connections that are kept for the next report.
+MAX_IDLE = 8
+
+
+class SendError(Exception):
+    """The message was not taken. It may be sent again."""
+
+
+class Refused(SendError):
+    """The broker works, and did not take this message."""
+
+
+class Unavailable(SendError):
+    """The broker could not be asked, or did not answer in time."""
+
+
+class Link:
+    """One connection with one channel, in confirm mode, used by one thread at a time.
+
+    Args:
+        connection: A `kombu.Connection` or `amqp.Connection`.
+        confirm: Whether the broker confirms each message.
+        timeout: Seconds that connecting, and each answer after it, may take.
+    """
+
+    def __init__(self, connection: Any, confirm: bool, timeout: float) -> None:
+        _connect(connection, timeout)
+        self.confirm = confirm
+        #: py-amqp's connection; None for kombu's other transports.
+        self.raw = self._raw(connection)
+        if self.raw is None:
+            self.channel = connection.channel()
+        else:
+            self.raw.confirm_publish = confirm
+            self.raw.on_blocked = self._on_blocked
+            # kombu's channel also on a connection of plain py-amqp.
+            self.channel = Channel(self.raw)
+            self.channel.open()
+        self.connection = connection  # closed when it is forgotten, so hold it
+        self.returned: Exception | None = None
+        on_return = self._on_return if self.raw is not None else None
+        self.producer = Producer(self.channel, auto_declare=False, on_return=on_return)
+
+    @staticmethod
+    def _raw(connection: Any) -> Any:
+        raw = connection
+        if not isinstance(raw, amqp.Connection):
+            raw = connection.connection
+        return raw if isinstance(raw, amqp.Connection) else None
+
+    def _on_return(self, error: Exception, *_: Any) -> None:
+        self.returned = error
+
+    @staticmethod
+    def _on_blocked(reason: str) -> None:
+        # RabbitMQ says this to a connection that publishes under an alarm. The confirm
+        # would come when the alarm is over, which may be days.
+        raise amqp.RecoverableConnectionError(f"blocked by the broker: {reason}")
+
+    def publish(self, body: bytes, timeout: float, **options: Any) -> None:
+        """Publish, and wait for the confirm for at most ``timeout`` seconds."""
+        self.returned = None
+        self.producer.publish(
+            body,
+            # Without confirms, a returned message would be taken for a later one.
+            mandatory=self.confirm,
+            timeout=timeout,
+            confirm_timeout=timeout,
+            **options,
+        )
+        if self.returned is not None:
+            raise Refused(f"no queue took it: {self.returned}")
+
+    def close(self) -> None:
+        """Say goodbye to the broker; wait no longer than a moment."""
+        with suppress(Exception):
+            if self.raw is None:
+                self.connection.release()
+            elif self.raw.connected:
+                self.raw.transport.sock.settimeout(CLOSE_TIMEOUT)
+                self.raw.close()
+        self.drop()
+
+    def drop(self) -> None:
+        """Leave without a word: this connection met trouble."""
+        with suppress(Exception):
+            if self.raw is not None and self.raw.connected:
+                self.raw.transport.sock.settimeout(0)  # no TLS goodbye either
+                self.raw.collect()
+
+    def forget(self) -> None:
+        """Leave a connection that belongs to the parent process to it.
+
+        Closing the file descriptor is all that may be done: any byte sent, or a
+        shutdown of the socket, would end the parent's connection.
+        """
+        with suppress(Exception):
+            self.raw.transport.sock.close()
+
+
+def _connect(connection: Any, timeout: float) -> None:
+    """Connect, with a limit on each wait that has none yet."""
+    if isinstance(connection, amqp.Connection):
+        for name in ("connect_timeout", "read_timeout", "write_timeout"):
+            if getattr(connection, name) is None:
+                setattr(connection, name, timeout)
+        connection.connect()
+        return
+    hosts = len(connection.alt) or 1
+    connection.connect_timeout = (
+        min(connection.connect_timeout or timeout, timeout) / hosts
+    )
+    if connection.transport.driver_name == "py-amqp":
+        connection.transport_options = {
+            "read_timeout": timeout,
+            "write_timeout": timeout,
+            **(connection.transport_options or {}),
+        }
+    # Each host once, without a pause: connect() would sleep for 2 s in between.
+    connection.ensure_connection(max_retries=hosts - 1, interval_start=0)
+
+
+class Sender:
+    """A pool of links: as many as threads publish at the same time.
+
+    Safe to use from many threads, under gevent and eventlet, and after a fork.
+
+    Args:
+        connect: Makes a connection, a `kombu.Connection` or an `amqp.Connection`.
+        timeout: Seconds that one `send` may take, connecting included.
+        confirm: Whether to wait until the broker has confirmed the message.
+        on_open: Called with each new kombu channel factory, to declare what is needed.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Any],
+        timeout: float,
+        confirm: bool = True,
+        on_open: Callable[[Link], None] | None = None,
+    ) -> None:
+        self._connect = connect
+        self.timeout = timeout
+        self.confirm = confirm
+        self._on_open = on_open
+        self._idle: deque[Link] = deque()
+        #: Every open link, so that a forked child knows what it must leave alone.
+        self._open: dict[int, Link] = {}
+        _senders.add(self)
+
+    def send(self, body: bytes, **options: Any) -> None:
+        """Publish one message.
+
+        Args:
+            body: The encoded report.
+            options: What `kombu.Producer.publish` takes.
+
+        Raises:
+            Refused: The broker did not take it, or routed it to no queue.
+            Unavailable: There was no answer within the timeout.
+        """
+        deadline = time.monotonic() + self.timeout
+        link = self._take()
+        if link is not None:
+            try:
+                return self._publish(link, body, deadline, options)
+            except Unavailable:
+                # Perhaps just this connection was lost, in a restart: try a new one,
+                # and trust none of those that are as old.
+                self._empty(Link.drop)
+                if time.monotonic() >= deadline:
+                    raise
+        return self._publish(self.open(deadline), body, deadline, options)
+
+    def open(self, deadline: float | None = None) -> Link:
+        """Open a new link.
+
+        The waits of name servers and of other people's connection factories can't be
+        limited from outside: this is done in a thread, which is left alone when late.
+
+        Raises:
+            Unavailable: The link was not open in time.
+        """
+        deadline = deadline or time.monotonic() + self.timeout
+        opening = _Opening(self, max(deadline - time.monotonic(), 0.001))
+        return opening.result(deadline)
+
+    def put(self, link: Link) -> None:
+        """Keep a link for the next message."""
+        if len(self._idle) < MAX_IDLE and id(link) in self._open:
+            self._idle.append(link)
+        else:
+            self._discard(link, Link.close)
+
+    def close(self) -> None:
+        """Close the links that are not in use. The next message opens a new one."""
+        self._empty(Link.close)
+
+    def _empty(self, leave: Callable[[Link], None]) -> None:
+        while (link := self._take()) is not None:
+            self._discard(link, leave)
+
+    def _take(self) -> Link | None:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
+    def _publish(
+        self, link: Link, body: bytes, deadline: float, options: Mapping[str, Any]
+    ) -> None:
+        try:
+            # 0 would mean: wait for ever.
+            timeout = max(deadline - time.monotonic(), 0.001)
+            link.publish(body, timeout, **options)
+        except Refused:
+            self.put(link)
+            raise
+        except MessageNacked as error:
+            self.put(link)
+            raise Refused("the queue did not take it: nacked by the broker") from error
+        except ChannelError as error:
+            # The broker has closed the channel (404, 403, 406).
+            self._discard(link, Link.close)
+            raise Refused(str(error)) from error
+        except Exception as error:  # sockets, TLS, py-amqp: all kinds
+            self._discard(link, Link.drop)
+            raise Unavailable(_reason(error, self.timeout)) from error
+        except BaseException:
+            self._discard(link, Link.drop)
+            raise
+        self.put(link)
+
+    def _make_link(self, timeout: float) -> Link:
+        link = Link(self._connect(), self.confirm, timeout)
+        self._open[id(link)] = link
+        if self._on_open is not None:
+            try:
+                self._on_open(link)
+            except BaseException:
+                self._discard(link, Link.drop)
+                raise
+        return link
+
+    def _discard(self, link: Link, leave: Callable[[Link], None]) -> None:
+        self._open.pop(id(link), None)
+        leave(link)
+
+    def _after_fork_in_child(self) -> None:
+        inherited = list(self._open.values())
+        self._idle = deque()
+        self._open = {}
+        for link in inherited:
+            link.forget()
+
+
+class _Opening:
+    """A link that is being opened in a thread of its own."""
+
+    def __init__(self, sender: Sender, timeout: float) -> None:
+        self._sender = sender
+        self._timeout = timeout
+        self._link: Link | None = None
+        self._error: BaseException | None = None
+        self._finished = threading.Event()
+        self._lock = threading.Lock()
+        self._given_up = False
+        thread = threading.Thread(
+            target=self._run, name="oops_celery-connect", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is ending: no more threads
+            self._run()
+
+    def _run(self) -> None:
+        try:
+            self._link = self._sender._make_link(self._timeout)
+        except BaseException as error:
+            self._error = error
+        with self._lock:
+            self._finished.set()
+            late = self._given_up
+        if late and self._link is not None:
+            self._sender._discard(self._link, Link.close)
+
+    def result(self, deadline: float) -> Link:
+        self._finished.wait(max(deadline - time.monotonic(), 0))
+        with self._lock:
+            self._given_up = not self._finished.is_set()
+        if self._link is not None and not self._given_up:
+            return self._link
+        error = self._error or TimeoutError()
+        raise Unavailable(_reason(error, self._sender.timeout)) from error
+
+
+def _reason(error: BaseException, timeout: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {timeout:g} s"
+    return f"{type(error).__name__}: {error}"
+
+
+#: Every sender of this process.
+_senders: WeakSet[Sender] = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for sender in list(_senders):
+        sender._after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,308 @@
+"""Every setting: its default, and the name that changes it.
+
+A setting is read from the environment, else from ``celeryconfig.py`` (found as Celery
+finds it: ``CELERY_CONFIG_MODULE``, else ``celeryconfig`` in the current folder), else it
+has its default. Only names that start with ``OOPS_`` count there: those below, and any
+Celery setting (``OOPS_WORKER_CONCURRENCY``); so an application with a celeryconfig of
+its own can import oops_celery, and neither disturbs the other.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import ssl
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from celery.app.defaults import NAMESPACES, flatten
+
+#: Where a broker is expected when nothing says otherwise: amqp-dispatcher's default.
+DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
+
+#: Seconds between heartbeats of a worker's connection; Celery's default.
+DEFAULT_HEARTBEAT = 120
+
+PREFIX = "OOPS_"
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used. Says which, where it stands, and what may stand."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings in force."""
+
+    #: The topology file; none means the packaged ``topology.yml``.
+    topology: str | None = None
+    #: Folder of the default repository.
+    repository: str = "./oopses"
+    #: ``module:attribute`` of the `oops.Config` that takes the reports in the worker.
+    config: str | None = None
+    #: The exchange and routing key that reports are published to.
+    exchange: str = "oopses"
+    routing_key: str = ""
+    #: The queue that the worker takes reports from.
+    queue: str = "oopses"
+    #: Times a report is retried before it is parked. With the default topology (10 s,
+    #: 1 min, then 10 min each) that rides out an outage of three hours.
+    max_retries: int = 20
+    #: Seconds a publish may take.
+    publish_timeout: float = 5.0
+    #: Bytes of the largest report that is sent. RabbitMQ 4 takes 16 MiB by default.
+    max_size: int = 16 * 1024 * 1024
+    #: Celery's settings, by Celery's own (lower case) names.
+    celery: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    #: Names of settings that were found and do not count.
+    ignored: tuple[str, ...] = ()
+
+
+def _whole_number(value: Any) -> int:
+    number = int(value)
+    if number < 0 or isinstance(value, (bool, float)):
+        raise ValueError
+    return number
+
+
+def _seconds(value: Any) -> float:
+    number = float(value)
+    if not 0 < number < 3600 or isinstance(value, bool):
+        raise ValueError
+    return number
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or len(value.encode()) > 255:
+        raise ValueError
+    return value
+
+
+def _path(value: Any) -> str:
+    text = os.fspath(value)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError
+    return text
+
+
+def _reference(value: Any) -> str:
+    module, _, attribute = value.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), attribute)):
+        raise ValueError
+    return str(value)
+
+
+#: How a setting of ours is read, and what it must be.
+_OWN: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "topology": (_path, "the path of a YAML file"),
+    "repository": (_path, "the path of a folder"),
+    "config": (_reference, "package.module:attribute, the place of an oops.Config"),
+    "exchange": (_name, "a name of at most 255 bytes"),
+    "routing_key": (_name, "a name of at most 255 bytes"),
+    "queue": (_name, "a name of at most 255 bytes"),
+    "max_retries": (_whole_number, "a whole number of times, 0 or more"),
+    "publish_timeout": (_seconds, "a number of seconds over 0"),
+    "max_size": (_whole_number, "a whole number of bytes"),
+}
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings from the environment and from ``celeryconfig``.
+
+    Raises:
+        SettingsError: A value that cannot be used, or a misspelt ``OOPS_`` name.
+    """
+    module = _celeryconfig(environ)
+    celery_options = dict(flatten(NAMESPACES))
+    own: dict[str, Any] = {}
+    celery: dict[str, Any] = {}
+    for name, value in vars(module).items() if module else ():
+        if not name.startswith(PREFIX):
+            continue
+        key = name[len(PREFIX) :].lower()
+        if key in _OWN:
+            own[key] = _read(name, value, "celeryconfig")
+        elif key in celery_options:
+            celery[key] = value
+        else:
+            raise SettingsError(_unknown(name, {*_OWN, *celery_options}))
+    for name, text in environ.items():
+        key = name[len(PREFIX) :].lower() if name.startswith(PREFIX) else ""
+        if key in _OWN:
+            own[key] = _read(name, text, "environment")
+        elif key in celery_options:
+            celery[key] = _from_text(name, text, celery_options[key])
+    celery.update(_broker(environ, celery))
+    return Settings(**own, celery=celery, ignored=_ignored(module, celery_options))
+
+
+def _celeryconfig(environ: Mapping[str, str]) -> ModuleType | None:
+    name = environ.get("CELERY_CONFIG_MODULE") or "celeryconfig"
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name and "CELERY_CONFIG_MODULE" not in environ:
+            return None
+        raise SettingsError(
+            f"CELERY_CONFIG_MODULE={name!r}: there is no module {error.name!r}; "
+            "put it into the current folder or on PYTHONPATH"
+        ) from error
+    except Exception as error:  # it is a program: anything may happen in it
+        raise SettingsError(
+            f"{name}.py cannot be read: {type(error).__name__}: {error}; mend it, or "
+            "name another module in CELERY_CONFIG_MODULE"
+        ) from error
+    finally:
+        sys.path.remove(here)
+
+
+def _read(name: str, value: Any, place: str) -> Any:
+    reader, expected = _OWN[name[len(PREFIX) :].lower()]
+    try:
+        return reader(value)
+    except (ValueError, TypeError, AttributeError):
+        raise SettingsError(f"{name}={value!r} ({place}): must be {expected}") from None
+
+
+def _from_text(name: str, text: str, option: Any) -> Any:
+    if option.type not in ("string", "int", "float", "bool", "any"):
+        raise SettingsError(
+            f"{name} (environment): cannot be said in the environment, being a "
+            f"{option.type}; set {name} in celeryconfig.py"
+        )
+    try:
+        return option.to_python(text)
+    except (ValueError, TypeError):
+        raise SettingsError(
+            f"{name}={text!r} (environment): must be {option.type}"
+        ) from None
+
+
+def _unknown(name: str, keys: set[str]) -> str:
+    known = [PREFIX + key.upper() for key in keys]
+    close = get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{name} (celeryconfig): there is no such setting{hint}"
+
+
+def _ignored(module: ModuleType | None, options: Mapping[str, Any]) -> tuple[str, ...]:
+    old_names = {old for option in options.values() for old in option.old or ()}
+    known = {*options, *(name.upper() for name in options)}
+    return tuple(
+        name
+        for name in vars(module or object)
+        if not name.startswith("_") and (name in known or name.lower() in old_names)
+    )
+
+
+def _broker(environ: Mapping[str, str], celery: Mapping[str, Any]) -> dict[str, Any]:
+    """Return Celery's broker settings for ``RABBITMQ_URL``."""
+    broker: dict[str, Any] = {}
+    url = environ.get("RABBITMQ_URL")
+    if url:
+        broker = parse_rabbitmq_url(url)
+    elif "broker_url" not in celery:
+        broker = parse_rabbitmq_url(DEFAULT_BROKER_URL)
+    heartbeat = environ.get("RABBITMQ_HEARTBEAT")
+    if heartbeat:
+        broker["broker_heartbeat"] = _heartbeat(heartbeat, "RABBITMQ_HEARTBEAT")
+    # Celery's own CELERY_BROKER_URL belongs to the application: these two come first.
+    urls = broker.get("broker_url") or celery["broker_url"]
+    return {**broker, "broker_read_url": urls, "broker_write_url": urls}
+
+
+def _heartbeat(text: str, name: str) -> int:
+    try:
+        return _whole_number(text)
+    except ValueError:
+        raise SettingsError(
+            f"{name}={text!r}: must be a whole number of seconds, 0 for none"
+        ) from None
+
+
+def hide_password(url: str) -> str:
+    """Return a URL to be shown: without the user and the password."""
+    return re.sub("//.*@", "//**@", url)
+
+
+def parse_rabbitmq_url(url: str) -> dict[str, Any]:
+    """Return Celery's broker settings for a ``RABBITMQ_URL``.
+
+    ``amqp://user:password@host1:5672,host2,[::1]:5673/vhost?heartbeat=30``: the hosts
+    are tried in random order. ``amqps://`` verifies the broker's certificate and its
+    host name; the query names are RabbitMQ's (URI query parameters): ``cacertfile``,
+    ``certfile``, ``keyfile``, ``verify`` (``verify_peer`` or ``verify_none``),
+    ``heartbeat`` (seconds).
+
+    Raises:
+        SettingsError: The URL cannot be used. Says why, without the password.
+    """
+    shown = f"RABBITMQ_URL={hide_password(url)!r}"
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise SettingsError(f"{shown}: {error}") from None
+    if parts.scheme not in ("amqp", "amqps"):
+        raise SettingsError(f"{shown}: must start with amqp:// or amqps://")
+    login, at, hosts = parts.netloc.rpartition("@")
+    urls = []
+    for host in hosts.split(","):
+        try:
+            one = urlsplit(f"amqp://{host}")
+            usable = bool(one.hostname) and one.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise SettingsError(
+                f"{shown}: host {host!r}: must be a host name or address, then "
+                "optionally a colon and a port from 1 to 65535"
+            )
+        urls.append(f"{parts.scheme}://{login}{at}{host}{parts.path or '/'}")
+    random.shuffle(urls)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    broker: dict[str, Any] = {
+        "broker_url": urls if len(urls) > 1 else urls[0],
+        "broker_failover_strategy": "round-robin",  # they are shuffled already
+    }
+    if "heartbeat" in query:
+        heartbeat = query.pop("heartbeat")
+        broker["broker_heartbeat"] = _heartbeat(heartbeat, f"{shown}: heartbeat")
+    if parts.scheme == "amqps":
+        broker["broker_use_ssl"] = _tls(query, shown)
+    for name in query:
+        raise SettingsError(
+            f"{shown}: unknown parameter {name!r}; known are heartbeat, and with "
+            "amqps:// cacertfile, certfile, keyfile, verify"
+        )
+    return broker
+
+
+def _tls(query: dict[str, str], shown: str) -> dict[str, Any]:
+    verify = query.pop("verify", "verify_peer")
+    if verify not in ("verify_peer", "verify_none"):
+        raise SettingsError(f"{shown}: verify={verify!r}: verify_peer or verify_none")
+    verified = verify == "verify_peer"
+    options: dict[str, Any] = {
+        "cert_reqs": ssl.CERT_REQUIRED if verified else ssl.CERT_NONE
+    }
+    for ours, theirs in (
+        ("cacertfile", "ca_certs"),
+        ("certfile", "certfile"),
+        ("keyfile", "keyfile"),
+    ):
+        path = query.pop(ours, None)
+        if path is None:
+            continue
+        if not os.access(path, os.R_OK):
+            raise SettingsError(f"{shown}: {ours}={path!r}: no file that can be read")
+        options[theirs] = path
+    return options

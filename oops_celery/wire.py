@@ -1,0 +1,232 @@
+"""What a report looks like on the wire: BSON, hash id, Celery's serializer.
+
+Pure functions, no broker. A message body is exactly what oops-amqp sends: the report
+as one BSON document that holds its own id.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from hashlib import md5
+from typing import Any, NamedTuple
+
+import bson
+from kombu.serialization import register
+
+#: AMQP content type of a report. kombu picks the decoder by it.
+CONTENT_TYPE = "application/bson"
+CONTENT_ENCODING = "binary"
+#: kombu's name for the serializer of the republish task.
+SERIALIZER = "oops"
+
+#: Levels of nesting that a report may have. MongoDB sets the same limit for BSON, and
+#: the pure Python bson package still reads that deep within Python's default stack.
+MAX_DEPTH = 100
+
+#: Bytes an AMQP 0-9-1 short string holds: the correlation id, which is the task id.
+MAX_TASK_ID = 255
+
+#: Characters of each part of a summary.
+SUMMARY_WIDTH = 80
+
+
+class Undecodable(ValueError):
+    """The body is not one BSON document."""
+
+
+class Encoded(NamedTuple):
+    """A report ready to be sent."""
+
+    #: The report's id, as its publisher returns it.
+    id: str
+    #: The id of the Celery task that carries it: the report's id, where AMQP can.
+    task_id: str
+    #: One BSON document.
+    body: bytes
+
+
+if hasattr(bson, "encode"):
+    #: The distribution that the module ``bson`` came from.
+    BSON_LIBRARY = "pymongo"
+    from bson.codec_options import CodecOptions, DatetimeConversion
+
+    # A time that Python's datetime cannot hold must not make a report unreadable.
+    _OPTIONS: Any = CodecOptions(
+        tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
+    )
+
+    def _dumps(report: Mapping[str, Any]) -> bytes:
+        return bytes(bson.encode(report))
+
+    def _loads(body: bytes) -> dict[str, Any]:
+        return bson.decode(body, _OPTIONS)  # type: ignore[no-any-return]
+
+else:
+    BSON_LIBRARY = "bson"
+
+    def _dumps(report: Mapping[str, Any]) -> bytes:
+        return bson.dumps(report)  # type: ignore[no-any-return]
+
+    def _loads(body: bytes) -> dict[str, Any]:
+        return bson.loads(body)  # type: ignore[no-any-return]
+
+
+def encode(report: Mapping[str, Any], inherit_id: bool = False) -> Encoded:
+    """Encode a report once, and give it its id.
+
+    The id is the MD5 of the report's BSON without its id, as oops-amqp computes it;
+    with ``inherit_id``, a true id that the report already has is kept. What BSON cannot
+    hold is replaced by its text, so that no report is lost because of what is in it.
+
+    Args:
+        report: What `oops.Config.create` made. It is not changed.
+        inherit_id: Whether to keep the report's own id.
+    """
+    own_id = report.get("id") if inherit_id else None
+    if own_id:
+        body = _encode_any(report)
+        report_id = own_id if isinstance(own_id, str) else _text(own_id)
+        if len(report_id.encode("utf-8", "replace")) <= MAX_TASK_ID:
+            return Encoded(report_id, _text(report_id), body)
+        return Encoded(report_id, _hash_id(body), body)
+    body = _encode_any({key: report[key] for key in report if key != "id"})
+    report_id = _hash_id(body)
+    return Encoded(report_id, report_id, _append_id(body, report_id))
+
+
+def decode(body: bytes) -> dict[str, Any]:
+    """Read a report from a message body.
+
+    Raises:
+        Undecodable: The body is not one whole BSON document.
+    """
+    size = len(body)
+    # The pure Python bson package reads past broken lengths, so check the frame here:
+    # int32 length, elements, NUL (bsonspec.org).
+    if size < 5 or struct.unpack_from("<i", body)[0] != size or body[-1] != 0:
+        raise Undecodable(
+            f"not a BSON document: {size} bytes that start with {body[:8].hex(' ')!r}"
+        )
+    try:
+        return _loads(body)
+    except Exception as error:  # each library raises its own kinds
+        raise Undecodable(f"not a BSON document: {_text(error)}") from error
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """Say in a line what a report is about, for Flower, logs and events.
+
+    Only the exception's type, the topic and the reporter: what users typed, cookies and
+    passwords must not be seen there.
+    """
+    parts = [_short(report.get("type"))]
+    for name in ("topic", "reporter"):
+        if report.get(name):
+            # Some programs use the URL as the topic; its query is the user's.
+            parts.append(f"{name}={_short(report[name]).partition('?')[0]}")
+    return f"({', '.join(part for part in parts if part) or 'report'})"
+
+
+def _hash_id(body: bytes) -> str:
+    return f"OOPS-{md5(body, usedforsecurity=False).hexdigest()}"
+
+
+def _append_id(body: bytes, report_id: str) -> bytes:
+    """Add the id to an encoded document as its last element, as a dict would."""
+    value = report_id.encode()
+    element = b"\x02id\x00" + struct.pack("<i", len(value) + 1) + value + b"\x00"
+    length = struct.pack("<i", len(body) + len(element))
+    return b"".join((length, body[4:-1], element, b"\x00"))
+
+
+def _encode_any(report: Mapping[str, Any]) -> bytes:
+    try:
+        body = _dumps(report)
+    except Exception:  # whatever a strange value makes of it
+        return _dumps(_plain_document(report, 1, ()))
+    # Each level has a marker, 3 or 4: few of those bytes, no need to look closer.
+    if body.count(b"\x03") + body.count(b"\x04") >= MAX_DEPTH and _too_deep(report):
+        return _dumps(_plain_document(report, 1, ()))
+    return body
+
+
+def _too_deep(report: Mapping[str, Any]) -> bool:
+    level: Iterable[Any] = [dict(report)]
+    for _ in range(MAX_DEPTH):
+        inner = {}
+        for container in level:
+            values = container.values() if isinstance(container, dict) else container
+            for value in values:
+                if isinstance(value, (dict, list, tuple)):
+                    inner[id(value)] = value  # once, however often it is held
+        if not inner:
+            return False
+        level = list(inner.values())
+    return True
+
+
+def _plain(value: Any, depth: int, above: tuple[int, ...]) -> Any:
+    """Turn a value into what BSON holds: itself where it can, else its text."""
+    if isinstance(value, (Mapping, list, tuple)):
+        if id(value) in above:
+            return "<circular reference>"
+        if depth >= MAX_DEPTH:
+            return f"<nested deeper than {MAX_DEPTH} levels>"
+        above = (*above, id(value))
+        try:
+            if isinstance(value, Mapping):
+                return _plain_document(value, depth + 1, above)
+            return [_plain(item, depth + 1, above) for item in value]
+        except Exception:  # a container that cannot even be looped over
+            return _text(value)
+    try:
+        _dumps({"value": value})
+    except Exception:  # each library raises its own kinds
+        return _text(value)
+    return value
+
+
+def _plain_document(
+    document: Mapping[Any, Any], depth: int, above: tuple[int, ...]
+) -> dict[str, Any]:
+    above = above or (id(document),)
+    plain: dict[str, Any] = {}
+    for key, value in document.items():
+        name = _text(key).replace("\x00", "\\x00")
+        if name in plain:  # 1 and "1": keep both
+            name = f"{name} ({type(key).__name__})"
+        plain[name] = _plain(value, depth, above)
+    return plain
+
+
+def _text(value: Any) -> str:
+    """Return a text for any value, one that UTF-8 can hold."""
+    try:
+        text = value if isinstance(value, str) else str(value)
+    except Exception:  # str() runs code of whoever made the value
+        text = f"<unprintable {type(value).__name__} object>"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _short(value: Any) -> str:
+    text = _text(value) if isinstance(value, str) else ""
+    return "".join(c if c.isprintable() else "?" for c in text[:SUMMARY_WIDTH])
+
+
+def _body_of(task_body: tuple[Any, ...]) -> bytes:
+    """Take the report out of Celery's ``(args, kwargs, embed)``."""
+    (body,), _, _ = task_body
+    return body  # type: ignore[no-any-return]
+
+
+def _task_body(body: bytes | str) -> tuple[Any, ...]:
+    """Make Celery's ``(args, kwargs, embed)`` of a report, without parsing it.
+
+    Celery decodes in the main process too: parsing there would cost twice, and a bad
+    body would be lost.
+    """
+    return (body,), {}, {}
+
+
+register(SERIALIZER, _body_of, _task_body, CONTENT_TYPE, CONTENT_ENCODING)

@@ -1,0 +1,1 @@
+"""The tasks of oops_celery; installed as ``oops_celery.tasks``."""

@@ -1,0 +1,130 @@
+"""The task that a report travels as: receive it, and republish it where it is kept."""
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import cache
+from typing import Any
+
+from celery import Task
+from celery.exceptions import Reject, Retry
+
+from oops_celery import deadletters, receiving, wire
+from oops_celery.celery import app
+from oops_celery.publishing import TASK_NAME, task_options
+from oops_celery.sending import SendError
+
+logger = logging.getLogger(__name__)
+
+#: Seconds before a report goes back to its queue when it can be neither kept, nor
+#: retried later, nor parked: it comes again at once.
+GIVE_BACK_PAUSE = 1.0
+
+
+@cache
+def config() -> Any:
+    """Return the `oops.Config` that takes the reports, one a process."""
+    return receiving.configured(app.oops)
+
+
+@app.task(
+    bind=True,
+    name=TASK_NAME,
+    serializer=wire.SERIALIZER,
+    Request="oops_celery.consumer:Request",
+    acks_late=True,
+    reject_on_worker_lost=True,
+    acks_on_timeout=False,
+    # A failure has been parked, by a confirmed publish, when Celery hears of it.
+    acks_on_failure=True,
+)
+def republish(self: Task, body: bytes) -> list[str] | None:
+    """Give a report to the operator's config.
+
+    Returns:
+        The ids that its publishers gave; None when it was filtered.
+    """
+    try:
+        return receiving.receive(config(), body)
+    except wire.Undecodable as error:
+        failure: Exception = error
+        step = _park
+    except receiving.NotTaken as error:
+        failure = error
+        step = _retry_later if _attempts(self) <= app.oops.max_retries else _park
+    try:
+        step(self, body, failure)
+    except Retry:
+        raise
+    except Exception as error:
+        # Nothing is acknowledged before it is somewhere else.
+        if not isinstance(error, SendError):
+            logger.exception("%s can be neither retried nor parked", self.request.id)
+        time.sleep(GIVE_BACK_PAUSE)
+        raise Reject(f"{error}; goes back to its queue", requeue=True) from error
+    raise failure
+
+
+def _attempts(task: Task) -> int:
+    """Return the number of this try, from 1. The header is the sender's: trust it not."""
+    retries = task.request.retries
+    return retries + 1 if isinstance(retries, int) and retries >= 0 else 1
+
+
+def _retry_later(task: Task, body: bytes, error: Exception) -> None:
+    """Send the report to a retry queue: RabbitMQ holds it, not the worker's memory."""
+    attempts = _attempts(task)
+    queues = app.topology.retry_queues(app.oops.queue)
+    if not queues:
+        return _park(task, body, error)
+    queue = queues[min(attempts, len(queues)) - 1]
+    pause = queue.queue_arguments["x-message-ttl"] / 1000
+    if not _on_amqp():
+        # Other transports know no TTL: Celery's worker holds the report.
+        raise task.retry(
+            exc=error, countdown=pause, max_retries=None, queue=app.oops.queue
+        )
+    options = task_options(
+        app,
+        task.request.id,
+        task.request.argsrepr,
+        retries=attempts,
+        origin=task.request.origin,
+    )
+    options["headers"][deadletters.FIRST_FAILED_AT] = _first_failed_at(task)
+    app.sender.send(body, exchange="", routing_key=queue.name, **options)
+    raise Retry(str(error), exc=error, when=pause)
+
+
+def _park(task: Task, body: bytes, error: Exception) -> None:
+    request = task.request
+    options = task_options(
+        app,
+        request.id,
+        request.argsrepr,
+        retries=_attempts(task) - 1,
+        origin=request.origin,
+    )
+    headers = {
+        **options.pop("headers"),
+        deadletters.FIRST_FAILED_AT: _first_failed_at(task),
+    }
+    deadletters.park(
+        app,
+        app.oops.queue,
+        body,
+        str(error),
+        headers=headers,
+        properties=options,
+        attempts=_attempts(task),
+        error=error,
+    )
+
+
+def _first_failed_at(task: Task) -> str:
+    return task.request.get(deadletters.FIRST_FAILED_AT) or deadletters.now()
+
+
+def _on_amqp() -> bool:
+    return bool(app.connection_for_write().transport.driver_type == "amqp")

@@ -1,0 +1,255 @@
+"""What the tests share: a private RabbitMQ node, real workers, real folders."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import venv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import amqp
+import pytest
+from hypothesis import settings
+from rabbitfixture.server import RabbitServer
+
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
+
+#: Seconds that anything asynchronous may take here.
+PATIENCE = 30.0
+
+ROOT = Path(__file__).parent.parent
+
+
+def eventually(check: Callable[[], Any], timeout: float = PATIENCE) -> Any:
+    """Poll until the check returns something true; return that."""
+    deadline = time.monotonic() + timeout
+    while True:
+        result = check()
+        if result:
+            return result
+        if time.monotonic() > deadline:
+            raise AssertionError(f"did not happen within {timeout:g} s: last {result!r}")
+        time.sleep(0.05)
+
+
+class Node:
+    """A private RabbitMQ node."""
+
+    def __init__(self, server: RabbitServer) -> None:
+        self._server = server
+        config = server.config
+        self.host = f"{config.hostname}:{config.port}"
+        self._name = config.fq_nodename
+        self.url = f"amqp://guest:guest@{self.host}/"
+
+    def ctl(self, *command: str) -> str:
+        """Run rabbitmqctl; return what it prints."""
+        out, err = self._server.runner.environment.rabbitctl(command, timeout=60)
+        assert "Error" not in err, err
+        return str(out)
+
+    @property
+    def pid(self) -> int:
+        return int(self.ctl("eval", "os:getpid().").strip().strip('"'))
+
+    def log(self) -> str:
+        (path,) = Path(self._server.config.homedir).glob(f"{self._name}.log")
+        return path.read_text(errors="replace")
+
+    def connect(self) -> amqp.Connection:
+        connection = amqp.Connection(host=self.host)
+        connection.connect()
+        return connection
+
+    def pause(self) -> Callable[[], None]:
+        """Freeze the broker; return what thaws it."""
+        pid = self.pid
+        os.kill(pid, signal.SIGSTOP)
+        return lambda: os.kill(pid, signal.SIGCONT)
+
+    def restart(self) -> None:
+        self.ctl("stop_app")
+        self.ctl("start_app")
+
+    def count(self, queue: str) -> int:
+        """Return the number of messages that are ready in a queue."""
+        with self.connect() as connection:
+            return int(connection.channel().queue_declare(queue, passive=True)[1])
+
+    def messages(self, queue: str) -> list[amqp.Message]:
+        """Take all messages out of a queue."""
+        taken = []
+        with self.connect() as connection:
+            channel = connection.channel()
+            channel.auto_decode = False
+            while (message := channel.basic_get(queue, no_ack=True)) is not None:
+                taken.append(message)
+        return taken
+
+    def publish(self, queue: str, body: bytes, **properties: Any) -> None:
+        """Put a message into a queue, as any AMQP program would."""
+        with self.connect() as connection:
+            connection.channel().basic_publish_confirm(
+                amqp.Message(body, **properties), "", queue, mandatory=True
+            )
+
+    def clean(self) -> None:
+        """Remove what the default topology has."""
+        with self.connect() as connection:
+            for queue in ("", ".retry.1", ".retry.2", ".retry.3", ".dead"):
+                connection.channel().queue_delete(f"oopses{queue}")
+            for exchange in ("oopses", "oopses.dead"):
+                connection.channel().exchange_delete(exchange)
+
+
+def start_node() -> RabbitServer:
+    server = RabbitServer(ctltimeout=60)
+    server.setUp()
+    return server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[Node]:
+    """A RabbitMQ node for the whole run."""
+    server = start_node()
+    yield Node(server)
+    server.cleanUp()
+
+
+@pytest.fixture
+def broker(rabbitmq: Node) -> Iterator[Node]:
+    """The node, with nothing of ours on it."""
+    rabbitmq.clean()
+    yield rabbitmq
+    rabbitmq.clean()
+
+
+@pytest.fixture(scope="session")
+def old_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python with oops-amqp as it is installed: with the pure Python bson package."""
+    folder = tmp_path_factory.mktemp("old") / "venv"
+    venv.create(folder, with_pip=True)
+    pip = [folder / "bin/pip", "install", "-q", "--disable-pip-version-check"]
+    constraints = ROOT / "constraints.txt"
+    subprocess.run(
+        [*pip, "-c", constraints, "oops-amqp", "oops-datedir-repo"], check=True
+    )
+    return folder / "bin/python"
+
+
+class Worker:
+    """A real ``celery -A oops_celery worker`` in a folder of its own."""
+
+    def __init__(self, folder: Path, url: str, *options: str, **environ: str) -> None:
+        self.folder = folder
+        self.log = folder / "worker.log"
+        self._command = [
+            str(Path(sys.executable).with_name("celery")),
+            *("-A", "oops_celery", "worker", "--loglevel", "INFO", "-n", "w@%h"),
+            *(options or ("-c", "2")),
+        ]
+        self._environ = environment(**{"RABBITMQ_URL": url, **environ})
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                self._command,
+                cwd=self.folder,
+                env=self._environ,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        ready = self.text().count(" ready.")
+        eventually(
+            lambda: self.text().count(" ready.") > ready or process.poll() is not None
+        )
+        return process
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def restart(self) -> None:
+        self.process = self._start()
+
+    def kill(self) -> None:
+        """Kill the worker and its pool, as the out-of-memory killer would."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def pool_pids(self) -> list[int]:
+        out = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(self.process.pid)],
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+        return [int(pid) for pid in out.split()]
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def files(self) -> list[Path]:
+        """Return the reports in the repository."""
+        return [
+            path
+            for path in self.folder.glob("oopses/*/*")
+            if not path.name.endswith(".tmp")
+        ]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Return this process's environment without settings of ours, then the changes."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OOPS_", "RABBITMQ_", "CELERY_"))
+    }
+    return {**inherited, **changes}
+
+
+@pytest.fixture
+def worker(broker: Node, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """Start workers, each ended with the test."""
+    started: list[Worker] = []
+
+    def start(*options: str, **environ: str) -> Worker:
+        started.append(Worker(tmp_path, broker.url, *options, **environ))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+@pytest.fixture
+def run(broker: Node, tmp_path: Path) -> Callable[..., str]:
+    """Run a Python program in a process of its own; return what it prints."""
+
+    def run_program(source: str, timeout: float = 60, **environ: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(source)],
+            cwd=tmp_path,
+            env=environment(**{"RABBITMQ_URL": broker.url, **environ}),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run_program

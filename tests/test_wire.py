@@ -1,0 +1,251 @@
+"""What a report looks like on the wire. No broker."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import pickle
+import re
+import subprocess
+import sys
+import uuid
+from decimal import Decimal
+from hashlib import md5
+
+import kombu.serialization
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from oops_amqp import anybson
+
+from oops_celery import wire
+
+bson_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary(max_size=100)
+    | st.datetimes(
+        min_value=datetime.datetime(1970, 1, 2),
+        max_value=datetime.datetime(9999, 1, 1),
+        timezones=st.just(datetime.timezone.utc),
+    ),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(st.text(alphabet="abc_$.é"), inner, max_size=4),
+    max_leaves=12,
+)
+reports = st.dictionaries(st.text(alphabet="abcdé _"), bson_values, max_size=6)
+
+
+def as_oops_amqp(report: dict, inherit_id: bool = False) -> tuple[str, bytes]:
+    """What oops_amqp.Publisher makes of a report (its lines, without the sending)."""
+    report = dict(report)
+    if not inherit_id or not report.get("id"):
+        report.pop("id", None)
+        report["id"] = f"OOPS-{md5(anybson.dumps(report)).hexdigest()}"
+    return report["id"], anybson.dumps(report)
+
+
+def test_the_id_of_a_known_report() -> None:
+    assert wire.encode({"k": 1}).id == "OOPS-f9082d518031065d1e948548a66a4a05"
+
+
+@given(report=reports, own_id=st.none() | st.just("") | st.text(alphabet="OPS-123"))
+def test_id_and_bytes_are_those_of_oops_amqp(report: dict, own_id: str | None) -> None:
+    """Either side can be exchanged for the old one."""
+    if own_id is not None:
+        report = {"a": 1, "id": own_id, **report}
+    for inherit_id in (False, True):
+        expected_id, expected_body = as_oops_amqp(report, inherit_id)
+        encoded = wire.encode(report, inherit_id)
+        assert encoded.body == expected_body
+        assert encoded.id == expected_id
+        assert encoded.task_id == expected_id
+
+
+@given(report=reports)
+def test_a_report_comes_back_as_it_was(report: dict) -> None:
+    encoded = wire.encode(report)
+    back = wire.decode(encoded.body)
+    assert back.pop("id") == encoded.id
+    # BSON holds milliseconds; encoding again compares just what it holds.
+    assert wire.encode(back).body == encoded.body
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def nested(levels: int, kind: type) -> dict:
+    inner: object = "the innermost"
+    for _ in range(levels):
+        inner = {"n": inner} if kind is dict else kind([inner])
+    return {"v": inner}
+
+
+def cycle() -> dict:
+    report: dict = {"v": {"list": [1]}}
+    report["v"]["list"].append(report["v"])
+    return report
+
+
+STRANGE = {
+    "decimal": {"v": Decimal("1.10")},
+    "set": {"v": {1}},
+    "object": {"v": object()},
+    "unprintable": {"v": Unprintable()},
+    "big int": {"v": 2**70},
+    "very big int": {"v": 10**5000},
+    "lone surrogate": {"v": "a\ud800b"},
+    "lone surrogate in a key": {"a\ud800b": 1},
+    "int key": {"v": {1: "one", "1": "text"}},
+    "int key at the top": {1: "one"},
+    "None key": {"v": {None: 1}},
+    "tuple key": {"v": {(1, 2): 1}},
+    "NUL in a key": {"a\0b": 1},
+    "cycle": cycle(),
+    "5,000 dicts": nested(5000, dict),
+    "5,000 lists": nested(5000, list),
+    "5,000 tuples": nested(5000, tuple),
+    "300 levels": nested(300, dict),
+    "uuid": {"v": uuid.UUID(int=5)},
+    "date": {"v": datetime.date(2026, 1, 2)},
+    "exception": {"v": ValueError("x")},
+    "generator": {"v": (x for x in "ab")},
+    "type": {"v": int},
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_what_bson_cannot_hold_goes_out_as_text(name: str) -> None:
+    """An error report is never lost because of what is in it."""
+    report = {"type": "ValueError", **STRANGE[name], "last": "kept"}
+    before = list(report.items())
+    encoded = wire.encode(report)
+    assert re.fullmatch("OOPS-[0-9a-f]{32}", encoded.id)
+    back = wire.decode(encoded.body)
+    assert back["type"] == "ValueError"
+    assert back["last"] == "kept"
+    assert back["id"] == encoded.id
+    assert all(a is b for pair in zip(before, report.items()) for a, b in zip(*pair))
+
+
+def test_only_the_value_that_bson_cannot_hold_is_replaced() -> None:
+    moment = datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc)
+    report = {"n": 1, "t": moment, "b": b"\x00\xff", "l": [1.5, {2}, {"s": {3}}]}
+    back = wire.decode(wire.encode(report).body)
+    assert back["n"] == 1
+    assert back["t"] == moment
+    assert back["b"] == b"\x00\xff"
+    assert back["l"] == [1.5, "{2}", {"s": "{3}"}]
+
+
+def test_keys_that_become_the_same_text_are_all_kept() -> None:
+    back = wire.decode(wire.encode({"v": {1: "int", "1": "str", "x": {9}}}).body)
+    assert sorted(back["v"].values()) == ["int", "str", "{9}"]
+
+
+def test_a_report_in_the_callers_hands_is_unchanged() -> None:
+    report = {"id": "mine", "req_vars": {"a": "b"}, "v": {1: {2}}}
+    before = copy.deepcopy(report)
+    wire.encode(report)
+    wire.encode(report, inherit_id=True)
+    assert report == before
+
+
+def test_an_id_that_amqp_cannot_carry_stays_in_the_report() -> None:
+    long_id = "OOPS-" + "x" * 300
+    encoded = wire.encode({"id": long_id}, inherit_id=True)
+    assert encoded.id == long_id
+    assert len(encoded.task_id) <= wire.MAX_TASK_ID
+    assert wire.decode(encoded.body)["id"] == long_id
+
+
+whole = wire.encode({"type": "ValueError", "req_vars": {"a": "b"}}).body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"garbage", b"\xff\xff\xff\x7f\x00", whole[:-1], whole[:20], whole + b"\0"]
+    + [b"\x05\x00\x00\x00\x01", b"\x08\x00\x00\x00\x01a\x00\x00", pickle.dumps({})],
+)
+def test_a_body_that_is_no_report_is_undecodable(body: bytes) -> None:
+    with pytest.raises(wire.Undecodable, match="not a BSON document"):
+        wire.decode(body)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_give_another_error(body: bytes) -> None:
+    try:
+        wire.decode(body)
+    except wire.Undecodable:
+        pass
+
+
+@given(st.integers(0, len(whole) - 1), st.integers(0, 255))
+def test_a_flipped_byte_gives_no_other_error(place: int, value: int) -> None:
+    try:
+        wire.decode(whole[:place] + bytes([value]) + whole[place + 1 :])
+    except wire.Undecodable:
+        pass
+
+
+def test_the_serializer_never_parses() -> None:
+    """Celery decodes in the main process too: that must cost nothing and never fail."""
+    for body in (b"garbage", whole):
+        loaded = kombu.serialization.loads(
+            body, wire.CONTENT_TYPE, wire.CONTENT_ENCODING, accept=[wire.CONTENT_TYPE]
+        )
+        assert loaded == ((body,), {}, {})
+        content_type, encoding, data = kombu.serialization.dumps(
+            loaded, serializer="oops"
+        )
+        assert (content_type, encoding) == ("application/bson", "binary")
+        assert data is loaded[0][0]
+
+
+def test_the_summary_tells_type_topic_and_reporter_only() -> None:
+    report = {
+        "type": "ValueError",
+        "value": "secret",
+        "topic": "checkout?password=secret",
+        "reporter": "shop",
+        "req_vars": {"password": "secret"},
+        "tb_text": "secret",
+        "url": "https://example/?secret",
+    }
+    assert wire.summary(report) == "(ValueError, topic=checkout, reporter=shop)"
+
+
+@given(st.dictionaries(st.sampled_from(["type", "topic", "reporter"]), bson_values))
+def test_a_summary_is_short_and_printable(report: dict) -> None:
+    text = wire.summary(report)
+    assert text.isprintable()
+    assert len(text) < 300
+
+
+@pytest.mark.slow
+def test_the_pure_python_bson_package_does_as_well(tmp_path) -> None:
+    """Either library is found, used, and gives the same id for plain reports."""
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--target", tmp_path, "bson"]
+        + ["--disable-pip-version-check"],
+        check=True,
+    )
+    program = (
+        "from oops_celery import wire; e = wire.encode({'k': 1, 's': {'x': {2}}});"
+        "print(wire.BSON_LIBRARY, wire.decode(e.body)['s'], e.id);"
+        "print(wire.encode({'k': 1}).id)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("bson {'x': '{2}'} OOPS-")
+    assert done.stdout.endswith("\nOOPS-f9082d518031065d1e948548a66a4a05\n")
