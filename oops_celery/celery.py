@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +76,14 @@ class AMQP(celery.app.amqp.AMQP):
     @cached_property
     def queues(self) -> Any:
         """The queues that the worker takes messages from."""
-        # It is declared with the topology, by the worker's consumer.
-        return self.Queues([kombu.Queue(self.app.oops.queue, no_declare=True)])
+        # It is declared with the topology, by the worker's consumer. "quorum" makes
+        # Celery limit what is prefetched in the way that any kind of queue knows.
+        queue = kombu.Queue(
+            self.app.oops.queue,
+            no_declare=True,
+            queue_arguments={"x-queue-type": "quorum"},
+        )
+        return self.Queues([queue])
 
 
 class App(Celery):
@@ -88,10 +96,8 @@ class App(Celery):
         Raises:
             SettingsError: One of them cannot be used.
         """
-        try:
+        with _for_a_person():
             return settings.load()
-        except settings.SettingsError as error:
-            raise _for_a_person(error) from None
 
     @cached_property
     def topology(self) -> Topology:
@@ -102,21 +108,48 @@ class App(Celery):
         """
         from oops_celery.topology import Topology  # brings pydantic: when needed
 
-        try:
+        with _for_a_person():
             return Topology.load(self.oops.topology)
-        except ValueError as error:
-            raise _for_a_person(error) from None
+
+    @cached_property
+    def oops_config(self) -> Any:
+        """The `oops.Config` that takes the reports in the worker.
+
+        Raises:
+            SettingsError: It cannot be had.
+        """
+        from oops_celery.receiving import configured
+
+        with _for_a_person():
+            return configured(self.oops)
 
     @cached_property
     def sender(self) -> Sender:
         """Publishes what the worker sends on: retries and dead letters."""
         return Sender(self.connection_for_write, self.oops.publish_timeout)
 
+    @cached_property
+    def Worker(self) -> Any:  # noqa: N802 - Celery's name
+        """Celery's worker, where everything that it needs is there."""
+        queue = self.oops.queue
+        with _for_a_person():
+            if self.topology.queue(queue) is None:
+                raise settings.SettingsError(
+                    f"OOPS_QUEUE={queue!r}: {self.topology.source} has no such queue"
+                )
+        _ = self.oops_config
+        return super().Worker
 
-def _for_a_person(error: Exception) -> Exception:
-    """Return the error as one line on the terminal when a command is being run."""
-    in_command = click.get_current_context(silent=True) is not None
-    return click.ClickException(str(error)) if in_command else error
+
+@contextmanager
+def _for_a_person() -> Iterator[None]:
+    """Turn an error into a line on the terminal, when a command is being run."""
+    try:
+        yield
+    except ValueError as error:  # SettingsError, TopologyError
+        if click.get_current_context(silent=True) is None:
+            raise
+        raise click.ClickException(str(error)) from None
 
 
 app = App(

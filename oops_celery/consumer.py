@@ -7,6 +7,7 @@ decode; both are lost where no dead letter exchange is set.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,11 @@ from oops_celery.publishing import TASK_NAME
 GIVE_BACK_PAUSE = 1.0
 
 logger = logging.getLogger(__name__)
+
+# Celery repeats it at each lost connection, though the setting is chosen.
+warnings.filterwarnings(
+    "ignore", message="(?s).*worker_cancel_long_running_tasks_on_connection_loss"
+)
 
 
 class Consumer(celery.worker.consumer.consumer.Consumer):  # type: ignore[misc]

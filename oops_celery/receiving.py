@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from celery.utils.imports import import_from_cwd
 
 from oops_celery import wire
 from oops_celery.settings import Settings, SettingsError
@@ -53,7 +54,7 @@ def configured(settings: Settings) -> oops.Config:
         return _repository(settings.repository)
     module_name, _, attribute = settings.config.partition(":")
     try:
-        config = getattr(import_module(module_name), attribute)
+        config = getattr(import_from_cwd(module_name), attribute)
     except Exception as error:  # it is a program: anything may happen in it
         raise SettingsError(
             f"OOPS_CONFIG={settings.config!r}: {type(error).__name__}: {error}; it must "

@@ -13,16 +13,15 @@ import os
 import random
 import re
 import ssl
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from importlib import import_module
 from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from celery.app.defaults import NAMESPACES, flatten
+from celery.utils.imports import import_from_cwd
 
 #: Where a broker is expected when nothing says otherwise: amqp-dispatcher's default.
 DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
@@ -145,10 +144,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
 
 def _celeryconfig(environ: Mapping[str, str]) -> ModuleType | None:
     name = environ.get("CELERY_CONFIG_MODULE") or "celeryconfig"
-    here = os.getcwd()
-    sys.path.insert(0, here)
     try:
-        return import_module(name)
+        return import_from_cwd(name)  # type: ignore[no-any-return]
     except ModuleNotFoundError as error:
         if error.name == name and "CELERY_CONFIG_MODULE" not in environ:
             return None
@@ -161,8 +158,6 @@ def _celeryconfig(environ: Mapping[str, str]) -> ModuleType | None:
             f"{name}.py cannot be read: {type(error).__name__}: {error}; mend it, or "
             "name another module in CELERY_CONFIG_MODULE"
         ) from error
-    finally:
-        sys.path.remove(here)
 
 
 def _read(name: str, value: Any, place: str) -> Any:

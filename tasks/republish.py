@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import cache
-from typing import Any
 
 from celery import Task
 from celery.exceptions import Reject, Retry
@@ -20,12 +18,6 @@ logger = logging.getLogger(__name__)
 #: Seconds before a report goes back to its queue when it can be neither kept, nor
 #: retried later, nor parked: it comes again at once.
 GIVE_BACK_PAUSE = 1.0
-
-
-@cache
-def config() -> Any:
-    """Return the `oops.Config` that takes the reports, one a process."""
-    return receiving.configured(app.oops)
 
 
 @app.task(
@@ -46,11 +38,11 @@ def republish(self: Task, body: bytes) -> list[str] | None:
         The ids that its publishers gave; None when it was filtered.
     """
     try:
-        return receiving.receive(config(), body)
+        return receiving.receive(app.oops_config, body)
     except wire.Undecodable as error:
         failure: Exception = error
         step = _park
-    except receiving.NotTaken as error:
+    except Exception as error:
         failure = error
         step = _retry_later if _attempts(self) <= app.oops.max_retries else _park
     try:

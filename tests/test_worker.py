@@ -1,0 +1,494 @@
+"""The worker, as a real process: what becomes of a report."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kombu
+import pytest
+from conftest import Node, Worker, environment, eventually
+
+import oops_celery
+from oops_celery import Publisher, wire
+
+StartWorker = Callable[..., Worker]
+
+#: The default topology, with its pauses shortened to milliseconds.
+TOPOLOGY = re.sub(
+    r"x_message_ttl: (\d+)",
+    lambda found: f"x_message_ttl: {int(found[1]) // 200}",
+    Path(oops_celery.__file__).with_name("topology.yml").read_text(),
+)
+
+
+@pytest.fixture
+def publish(broker: Node) -> Publisher:
+    """Declares nothing: the worker does."""
+    return Publisher(lambda: kombu.Connection(broker.url), "oopses", "")
+
+
+@pytest.fixture
+def keeper(tmp_path: Path) -> Callable[[str], dict[str, str]]:
+    """Write the module of an operator's oops.Config; return the settings for it.
+
+    The source is the body of ``publisher(report, seen)``, where ``seen`` counts how
+    often this report came here.
+    """
+
+    def write(source: str) -> dict[str, str]:
+        (tmp_path / "short.yml").write_text(TOPOLOGY)
+        body = textwrap.indent(textwrap.dedent(source).strip(), "    ")
+        (tmp_path / "keeper.py").write_text(
+            f"""
+import os, pathlib, sys, time
+import oops, oops_datedir_repo
+config = oops.Config()
+repository = oops_datedir_repo.DateDirRepo("oopses", inherit_id=True)
+def publisher(report, seen):
+{body}
+def counted(report):
+    with open("seen-" + report["id"], "a+b", buffering=0) as file:
+        file.write(b".")
+        seen = file.tell()
+    return publisher(report, seen)
+config.publisher = counted
+"""
+        )
+        return {"OOPS_CONFIG": "keeper:config", "OOPS_TOPOLOGY": "short.yml"}
+
+    return write
+
+
+def ids(worker: Worker) -> list[str]:
+    found = []
+    for path in worker.files():
+        found.append(wire.decode(path.read_bytes())["id"])
+    return found
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+def test_reports_become_files(
+    broker: Node, worker: StartWorker, publish: Publisher, pool: str
+) -> None:
+    started = worker("-P", pool, "-c", "2")
+    sent = [publish({"type": "ValueError", "n": n})[0] for n in range(50)]
+    eventually(lambda: len(started.files()) == 50)
+    assert sorted(ids(started)) == sorted(sent)
+    eventually(lambda: broker.count("oopses") == 0)
+    started.stop()
+    assert started.process.returncode == 0
+    assert "Traceback" not in started.text()
+    assert broker.count("oopses") == broker.count("oopses.dead") == 0
+
+
+def test_a_filtered_report_is_done_with(
+    broker: Node,
+    worker: StartWorker,
+    publish: Publisher,
+    keeper: Any,
+    tmp_path: Path,
+) -> None:
+    settings = keeper("return repository.publish(report)")
+    with (tmp_path / "keeper.py").open("a") as file:
+        file.write('config.filters.append(lambda report: report.get("skip"))\n')
+    started = worker(**settings)
+    publish({"skip": 1})
+    (kept,) = publish({"skip": 0})
+    eventually(lambda: ids(started) == [kept])
+    eventually(lambda: started.text().count("succeeded in") == 2)
+    started.stop()
+    for queue in ("oopses", "oopses.dead", "oopses.retry.1"):
+        assert broker.count(queue) == 0
+
+
+def test_refused_twice_then_taken(
+    broker: Node, worker: StartWorker, publish: Publisher, keeper: Any
+) -> None:
+    """It goes through the retry queues, and arrives once, as one file."""
+    started = worker(
+        **keeper(
+            """
+            if seen == 1: raise OSError("disk full")
+            if seen == 2: return []
+            return repository.publish(report)
+            """
+        )
+    )
+    (sent,) = publish({"type": "ValueError"})
+    eventually(lambda: ids(started) == [sent])
+    started.stop()
+    assert len(started.files()) == 1
+    assert len((started.folder / f"seen-{sent}").read_bytes()) == 3
+    text = started.text()
+    assert "OSError: disk full" in text
+    assert text.count("Retry in") == 2
+    for queue in ("oopses", "oopses.dead", "oopses.retry.1", "oopses.retry.2"):
+        assert broker.count(queue) == 0
+
+
+def test_refused_for_ever_is_parked(
+    broker: Node, worker: StartWorker, publish: Publisher, keeper: Any
+) -> None:
+    settings = keeper('raise OSError("read-only file system")')
+    started = worker(**settings, OOPS_MAX_RETRIES="3")
+    (sent,) = publish({"type": "ValueError"})
+    eventually(lambda: broker.count("oopses.dead") == 1)
+    eventually(lambda: "raised unexpected" in started.text())
+    started.stop()
+    (message,) = broker.messages("oopses.dead")
+    headers = message.headers
+    assert wire.decode(message.body) == {"type": "ValueError", "id": sent}
+    assert headers["id"] == message.properties["correlation_id"] == sent
+    assert headers["oops-reason"] == "OSError: read-only file system"
+    assert headers["oops-attempts"] == 4
+    assert 'raise OSError("read-only file system")' in headers["oops-traceback"]
+    assert headers["oops-first-failed-at"] < headers["oops-parked-at"]
+    assert headers["oops-queue"] == "oopses"
+    assert "x-death" not in headers
+    assert len((started.folder / f"seen-{sent}").read_bytes()) == 4
+    assert broker.count("oopses") == 0
+
+
+def test_retried_fifteen_times_is_not_lost_by_rabbitmq(
+    broker: Node,
+    worker: StartWorker,
+    publish: Publisher,
+    keeper: Any,
+    tmp_path: Path,
+) -> None:
+    """RabbitMQ drops what it sees dead-lettered in a circle."""
+    settings = keeper("return [] if seen <= 15 else repository.publish(report)")
+    (tmp_path / "short.yml").write_text(
+        re.sub(r"x_message_ttl: \d+", "x_message_ttl: 50", TOPOLOGY)
+    )
+    started = worker(**settings)
+    sent = sorted(publish({"n": n})[0] for n in range(20))
+    eventually(lambda: sorted(ids(started)) == sent)
+    assert broker.count("oopses.dead") == 0
+
+
+BODIES = {
+    "empty": b"",
+    "garbage": b"garbage",
+    "length": b"\xff\xff\xff\x7f\x00",
+    "truncated": wire.encode({"type": "ValueError"}).body[:-3],
+    "not utf-8": b"\xff\xfe\x00text",
+    "pickle": pickle.dumps(((), {}, {})),
+    "json": b'[[], {}, {"callbacks": null}]',
+    "report": wire.encode({"type": "ValueError"}).body,
+}
+
+TASK = {"task": "oops_celery.republish", "id": "an-id"}
+
+#: How a message may arrive: properties, and the bodies that are wrong in it.
+KINDS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "report": (
+        {
+            "application_headers": TASK,
+            "content_type": "application/bson",
+            "content_encoding": "binary",
+        },
+        ["empty", "garbage", "length", "truncated", "not utf-8", "pickle", "json"],
+    ),
+    "unknown task": (
+        {
+            "application_headers": {"task": "no.such.task", "id": "an-id"},
+            "content_type": "application/json",
+            "content_encoding": "utf-8",
+        },
+        list(BODIES),
+    ),
+    "pickled task": (
+        {
+            "application_headers": TASK,
+            "content_type": "application/x-python-serialize",
+            "content_encoding": "binary",
+        },
+        list(BODIES),
+    ),
+    "json task of ours": (
+        {
+            "application_headers": TASK,
+            "content_type": "application/json",
+            "content_encoding": "utf-8",
+        },
+        list(BODIES),
+    ),
+    "text that is no text": (
+        {"content_type": "text/plain", "content_encoding": "utf-16"},
+        ["garbage", "not utf-8", "length"],
+    ),
+    "no id": (
+        {
+            "application_headers": {"task": "oops_celery.republish"},
+            "content_type": "application/bson",
+        },
+        ["report"],
+    ),
+    "odd headers": (
+        {
+            "application_headers": {**TASK, "eta": "yesterday", "timelimit": "none"},
+            "content_type": "application/bson",
+        },
+        ["report"],
+    ),
+    "task is a number": (
+        {"application_headers": {"task": 5, "id": "x"}},
+        ["garbage", "report"],
+    ),
+    "task is a table": (
+        {"application_headers": {"task": {"a": 1}, "id": "x"}},
+        ["garbage"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_report_is_parked_unchanged(
+    broker: Node, worker: StartWorker, publish: Publisher, kind: str
+) -> None:
+    """Each ends in oopses.dead as it came, and the worker goes on."""
+    started = worker()
+    properties, names = KINDS[kind]
+    for name in names:
+        broker.publish("oopses", BODIES[name], **properties)
+    eventually(lambda: broker.count("oopses.dead") == len(names))
+    (sent,) = publish({"type": "ValueError"})
+    eventually(lambda: ids(started) == [sent])
+    dead = broker.messages("oopses.dead")
+    bodies = [m.body if m.body else b"" for m in dead]
+    assert Counter(bodies) == Counter(BODIES[name] for name in names)
+    for message in dead:
+        assert message.headers["oops-reason"]
+        assert message.headers["oops-queue"] == "oopses"
+        for name, value in properties.get("application_headers", {}).items():
+            assert message.headers[name] == value
+        assert message.properties.get("content_type") == properties.get(
+            "content_type", "application/octet-stream"
+        )
+    assert broker.count("oopses") == 0
+    assert "Unrecoverable" not in started.text()
+
+
+def test_odd_numbers_of_retries_do_no_harm(
+    broker: Node, worker: StartWorker, keeper: Any
+) -> None:
+    settings = keeper("return [] if seen == 1 else repository.publish(report)")
+    started = worker(**settings)
+    for number, retries in enumerate(["many", -5, 10**12, None]):
+        report = wire.encode({"n": number})
+        headers = {**TASK, "id": report.id, "retries": retries}
+        broker.publish(
+            "oopses",
+            report.body,
+            application_headers=headers,
+            content_type="application/bson",
+            content_encoding="binary",
+        )
+    eventually(lambda: len(started.files()) + broker.count("oopses.dead") == 4)
+    assert len(started.files()) == 3  # the one after 10**12 tries is parked
+
+
+@pytest.mark.parametrize("victim", ["pool process", "worker"])
+def test_kill_in_the_middle_loses_nothing(
+    worker: StartWorker, publish: Publisher, victim: str
+) -> None:
+    started = worker("-c", "2")
+    sent = {publish({"n": n})[0] for n in range(2000)}
+    eventually(lambda: len(started.files()) > 300)
+    if victim == "worker":
+        started.kill()
+        assert len(started.files()) < 2000
+        started.restart()
+    else:
+        for pid in started.pool_pids():
+            subprocess.run(["kill", "-9", str(pid)], check=False)
+            time.sleep(0.3)
+    eventually(lambda: len(started.files()) >= 2000, 60)
+    eventually(lambda: set(ids(started)) == sent)
+
+
+def test_a_restart_of_the_broker_loses_nothing(
+    broker: Node, worker: StartWorker, publish: Publisher
+) -> None:
+    started = worker("-c", "2")
+    sent = {publish({"n": n})[0] for n in range(2000)}
+    eventually(lambda: len(started.files()) > 300)
+    broker.ctl("stop_app")
+    time.sleep(1)
+    broker.ctl("start_app")
+    eventually(lambda: len(started.files()) >= 2000, 90)
+    assert set(ids(started)) == sent
+    eventually(lambda: broker.count("oopses") == 0)
+
+
+def test_a_report_that_kills_its_process_is_parked(
+    broker: Node, worker: StartWorker, publish: Publisher, keeper: Any
+) -> None:
+    """Once may be chance, and goes back to the queue; twice is its own doing."""
+    started = worker(
+        **keeper(
+            """
+            if report.get("deadly"): os._exit(9)
+            if report.get("unlucky") and seen == 1: os._exit(9)
+            return repository.publish(report)
+            """
+        )
+    )
+    (deadly,) = publish({"deadly": 1})
+    (unlucky,) = publish({"unlucky": 1})
+    others = [publish({"n": n})[0] for n in range(20)]
+    eventually(lambda: broker.count("oopses.dead") == 1)
+    eventually(lambda: sorted(ids(started)) == sorted([unlucky, *others]))
+    (message,) = broker.messages("oopses.dead")
+    assert message.headers["id"] == deadly
+    assert "its process died again" in message.headers["oops-reason"]
+    assert len((started.folder / f"seen-{deadly}").read_bytes()) == 2
+
+
+def test_a_publisher_that_exits_loses_nothing(
+    broker: Node, worker: StartWorker, publish: Publisher, keeper: Any
+) -> None:
+    started = worker(**keeper('sys.exit("no")'))
+    (sent,) = publish({"n": 1})
+    eventually(lambda: broker.count("oopses.dead") == 1)
+    (message,) = broker.messages("oopses.dead")
+    assert message.headers["id"] == sent
+    assert started.process.poll() is None
+
+
+def test_a_warm_shutdown_finishes_what_it_has(
+    broker: Node, worker: StartWorker, publish: Publisher, keeper: Any
+) -> None:
+    started = worker(
+        "-c", "1", **keeper("time.sleep(1); return repository.publish(report)")
+    )
+    sent = {publish({"n": n})[0] for n in range(3)}
+    eventually(lambda: list(started.folder.glob("seen-*")))
+    started.stop()
+    assert started.process.returncode == 0
+    done = set(ids(started))
+    assert done
+    waiting = {message.headers["id"] for message in broker.messages("oopses")}
+    assert done | waiting == sent
+
+
+def test_what_users_typed_is_seen_nowhere(
+    broker: Node, worker: StartWorker, publish: Publisher, keeper: Any
+) -> None:
+    """No event, no log line at INFO and no `celery inspect` shows what is in a report."""
+    started = worker(
+        "-c",
+        "1",
+        **keeper(
+            """
+            time.sleep(6 if report.get("slow") else 0)
+            if report.get("bad"): raise OSError("no space")
+            return repository.publish(report)
+            """
+        ),
+        OOPS_MAX_RETRIES="1",
+    )
+    secret = {"req_vars": {"password": "s3cr3t"}, "type": "ValueError", "topic": "t"}
+    events: list[dict[str, Any]] = []
+    with kombu.Connection(broker.url) as connection:
+        queue = kombu.Queue(
+            "", kombu.Exchange("celeryev", "topic"), routing_key="#", exclusive=True
+        )
+        def on_event(body: Any, message: Any) -> None:
+            events.extend(body if isinstance(body, list) else [body])
+            message.ack()
+
+        with connection.Consumer([queue], callbacks=[on_event], accept=["json"]):
+            sent = [publish({**secret, **extra})[0] for extra in (
+                {"slow": 1}, {"bad": 1}, {"n": 1}
+            )]
+            eventually(lambda: list(started.folder.glob("seen-*")))
+            inspected = "".join(
+                subprocess.run(
+                    [Path(sys.executable).with_name("celery"), "-A", "oops_celery"]
+                    + ["inspect", what, "--json"],
+                    env=environment(RABBITMQ_URL=broker.url),
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                ).stdout
+                for what in ("active", "reserved")
+            )
+            broker.publish(
+                "oopses",
+                wire.encode(secret).body,
+                application_headers={"task": "unknown", "id": "x"},
+            )
+
+            def drained() -> bool:
+                try:
+                    connection.drain_events(timeout=0.1)
+                except OSError:
+                    pass
+                return broker.count("oopses.dead") == 2 and len(started.files()) == 2
+
+            eventually(drained)
+    started.stop()
+    assert sent[0] in inspected
+    assert "(ValueError, topic=t)" in inspected
+    received = [event for event in events if event["type"] == "task-received"]
+    assert {event["uuid"] for event in received} == set(sent)
+    assert {event["args"] for event in received} == {"(ValueError, topic=t)"}
+    assert {event["type"] for event in events} >= {"task-succeeded", "task-retried"}
+    for place in (inspected, json.dumps(events), started.text()):
+        assert "s3cr3t" not in place
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"OOPS_TOPOLOGY": "missing.yml"}, "missing.yml"),
+        ({"OOPS_MAX_RETRIES": "often"}, "OOPS_MAX_RETRIES='often' (environment)"),
+        ({"OOPS_CONFIG": "nothing:here"}, "OOPS_CONFIG='nothing:here'"),
+        ({"OOPS_CONFIG": "json:dumps"}, "must be an oops.Config"),
+        ({"OOPS_QUEUE": "other"}, "OOPS_QUEUE='other'"),
+        ({"RABBITMQ_URL": "http://u:s3cr3t@h/"}, "must start with amqp://"),
+        ({"CELERY_CONFIG_MODULE": "nothing"}, "CELERY_CONFIG_MODULE='nothing'"),
+    ],
+)
+def test_a_setting_that_cannot_be_used(
+    tmp_path: Path, environ: dict[str, str], expected: str
+) -> None:
+    """One clear error, at once; no traceback."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("celery"), "-A", "oops_celery", "worker"],
+        cwd=tmp_path,
+        env=environment(**environ),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "s3cr3t" not in done.stderr + done.stdout
+
+
+def test_what_does_not_count_is_said(
+    worker: StartWorker, tmp_path: Path
+) -> None:
+    (tmp_path / "celeryconfig.py").write_text(
+        "broker_url = 'redis://elsewhere'\nworker_concurrency = 7\n"
+        "OOPS_WORKER_CONCURRENCY = 1\n"
+    )
+    started = worker("-P", "prefork", CELERY_BROKER_URL="redis://elsewhere")
+    assert "broker_url, worker_concurrency ignored" in started.text()
+    assert "CELERY_BROKER_URL" in started.text()
+    assert "concurrency: 1 (prefork)" in started.text()
