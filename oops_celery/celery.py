@@ -15,7 +15,7 @@ import kombu
 from celery import Celery, signals
 from celery.loaders.app import AppLoader
 
-from oops_celery import settings
+from oops_celery import settings, wire
 from oops_celery.sending import Sender
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 #: Celery settings that differ from Celery's defaults.
 DEFAULTS: dict[str, Any] = {
     # Plain JSON for Celery's own messages; the task has its own serializer.
-    "accept_content": ["json", "oops"],
+    "accept_content": ["json", wire.SERIALIZER],
     # Nothing named "celery" is made on the user's broker.
     "task_default_exchange": "",
     "broker_connection_retry_on_startup": True,

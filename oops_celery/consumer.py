@@ -138,10 +138,9 @@ class Request(celery.worker.request.Request):  # type: ignore[misc]
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """Park a report that took its process along, and not for the first time."""
-        error = exc_info.exception
-        if not (
-            isinstance(error, WorkerLostError) and self.delivery_info["redelivered"]
-        ):
+        error = getattr(exc_info.exception, "exc", exc_info.exception)
+        lost = isinstance(error, WorkerLostError)
+        if not (lost and self.delivery_info["redelivered"]):
             return super().on_failure(exc_info, *args, **kwargs)
         queue = self.app.oops.queue
         reason = f"its process died again: {error}"

@@ -80,9 +80,9 @@ def _retry_later(task: Task, body: bytes, error: Exception) -> None:
     options = task_options(
         app,
         task.request.id,
-        task.request.argsrepr,
+        task.request.get("argsrepr", ""),
         retries=attempts,
-        origin=task.request.origin,
+        origin=task.request.get("origin"),
     )
     options["headers"][deadletters.FIRST_FAILED_AT] = _first_failed_at(task)
     app.sender.send(body, exchange="", routing_key=queue.name, **options)
@@ -94,9 +94,9 @@ def _park(task: Task, body: bytes, error: Exception) -> None:
     options = task_options(
         app,
         request.id,
-        request.argsrepr,
+        request.get("argsrepr", ""),
         retries=_attempts(task) - 1,
-        origin=request.origin,
+        origin=request.get("origin"),
     )
     headers = {
         **options.pop("headers"),

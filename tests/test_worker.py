@@ -131,7 +131,7 @@ def test_refused_twice_then_taken(
     assert len((started.folder / f"seen-{sent}").read_bytes()) == 3
     text = started.text()
     assert "OSError: disk full" in text
-    assert text.count("Retry in") == 2
+    assert text.count("] retry: ") == 2
     for queue in ("oopses", "oopses.dead", "oopses.retry.1", "oopses.retry.2"):
         assert broker.count(queue) == 0
 
