@@ -166,6 +166,11 @@ app = App(
 def _say_what_is_ignored(conf: Any = None, **_: Any) -> None:
     if conf is not app.conf:
         return
+    if wire.BSON_LIBRARY != "pymongo":
+        logger.warning(
+            "the module bson is the pure Python package, which is some 30 times slower "
+            "than PyMongo's: pip install --force-reinstall --no-deps pymongo"
+        )
     if app.oops.ignored:
         logger.warning(
             "celeryconfig: %s ignored: only names that start with OOPS_ count here",

@@ -514,5 +514,5 @@ class Refusal:
 def _value(text: str) -> str:
     found = _VALUE.fullmatch(text)
     if found:
-        return found[1] if found[2] is None else found[2]
+        return found[1] or found[2] or '""'
     return "not set" if text == "none" else text

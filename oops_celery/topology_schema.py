@@ -107,7 +107,7 @@ def _name(text: str) -> str:
 def _own_name(text: str) -> str:
     if text.startswith("amq."):
         raise ValueError(
-            f"{text!r}: names that begin with amq. are the broker's; choose another one"
+            f"{_show(text)}: names that begin with amq. are the broker's; choose another one"
             " (a binding may name an exchange of the broker, undeclared)"
         )
     return _name(text)
@@ -117,7 +117,7 @@ def _exchange_type(text: str) -> str:
     if text in EXCHANGE_TYPES or text.startswith("x-"):
         return text
     raise ValueError(
-        f"{text!r} is not one of {', '.join(EXCHANGE_TYPES)},"
+        f"{_show(text)} is not one of {', '.join(EXCHANGE_TYPES)},"
         f" or a plugin's x-...{_did_you_mean(text, EXCHANGE_TYPES)}"
     )
 
@@ -313,7 +313,7 @@ def read(text: str | bytes, source: str) -> Declarations:
     document = _Document(text, source)
     findings = _Findings(document)
     for path, key in document.duplicates():
-        text = f"{key.value}: stands here twice; remove one"
+        text = f"{_key(key.value)}: stands here twice; remove one"
         findings.add(path, text, line=key.start_mark.line + 1)
     checked = _check_entries(document.value, findings)
     _check_names(document.value, findings)
@@ -368,11 +368,13 @@ class _Loader(_SafeLoader):  # type: ignore[misc]
         except (yaml.YAMLError, RecursionError):
             raise
         except Exception as error:  # PyYAML lets out whatever datetime or int raise
-            what = f"{_show(node.value)} is no {node.tag.rpartition(':')[2]} ({error})"
-            raise _at(node, f"{what}; text goes in quotes") from error
+            what = f"{_show(node.value)} is no {node.tag.rpartition(':')[2]}"
+            why = f" ({error})" if isinstance(error, ValueError) else ""
+            raise _at(node, f"{what}{why}; text goes in quotes") from error
 
     def refuse_tag(self, node: yaml.Node) -> Any:
-        raise _at(node, f"the tag {node.tag} is not for this file; write plain values")
+        tag = _key(node.tag)
+        raise _at(node, f"the tag {tag} is not for this file; write plain values")
 
 
 def _at(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
@@ -487,7 +489,7 @@ class _Findings:
 
 
 def _written(path: Path) -> str:
-    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    steps = (f"[{x}]" if isinstance(x, int) else f".{_key(x)}" for x in path)
     return "".join(steps).removeprefix(".")
 
 
@@ -656,7 +658,8 @@ def _add_detail(
     place = (*path, *above[1:])
     if detail["type"] == "extra_forbidden":
         known = BindingEntry if "bindings" in above else model
-        findings.add(place, f"{last}: unknown key{_known_key(last, known)}", key=last)
+        text = f"{_key(last)}: unknown key{_known_key(last, known)}"
+        findings.add(place, text, key=last)
     elif detail["type"] == "missing":
         findings.add(place, f"{last}: missing; it is needed here")
     elif detail["type"] == "invalid_key" or last == "[key]":
@@ -721,9 +724,10 @@ def _way_out(complaint: str, value: Any) -> str:
     return ""
 
 
-_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+_KINDS: tuple[tuple[type, str], ...] = (
     (bool, "a truth value"),
-    ((int, float), "a number"),
+    (int, "a number"),
+    (float, "a decimal number"),
     (str, "text"),
     (list, "a list"),
     (dict, "a mapping"),
@@ -751,3 +755,9 @@ def _show(value: Any) -> str:
         return _short.repr(value)
     except ValueError:  # Python writes no number of more than 4300 digits
         return "a huge number"
+
+
+def _key(key: Any) -> str:
+    """Return a key as it was written, if that is fit to be shown."""
+    fit = isinstance(key, str) and key.isprintable() and 0 < len(key) <= 60
+    return str(key) if fit else _show(key)

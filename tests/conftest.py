@@ -147,11 +147,18 @@ def old_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Worker:
     """A real ``celery -A oops_celery worker`` in a folder of its own."""
 
-    def __init__(self, folder: Path, url: str, *options: str, **environ: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        *options: str,
+        python: str | Path = sys.executable,
+        **environ: str,
+    ) -> None:
         self.folder = folder
         self.log = folder / "worker.log"
         self._command = [
-            str(Path(sys.executable).with_name("celery")),
+            str(Path(python).with_name("celery")),
             *("-A", "oops_celery", "worker", "--loglevel", "INFO", "-n", "w@%h"),
             *(options or ("-c", "2")),
         ]

@@ -1,0 +1,175 @@
+"""``make run``, as a newcomer has it: without any server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from conftest import ROOT, Node, Worker, environment, eventually
+
+from oops_celery import wire
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The files that the tour needs, in a folder of its own."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    return tmp_path
+
+
+@pytest.fixture
+def tour(checkout: Path) -> Iterator[subprocess.Popen[str]]:
+    process = start(checkout)
+    yield process
+    process.kill()
+
+
+def start(folder: Path, **environ: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "examples.tour"],
+        cwd=folder,
+        env=environment(**environ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def read_until(process: subprocess.Popen[str], last: str) -> str:
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if last in line:
+            return "".join(lines)
+    raise AssertionError("".join(lines))
+
+
+def assert_shown_reports_are_real(text: str, folder: Path) -> None:
+    found = re.findall(r"id +(\S+)\n +file +(\S+)\n +page +(\S+)", text)
+    assert len(found) == 4
+    types = set()
+    for report_id, file, page in found:
+        report = wire.decode((folder / file).read_bytes())
+        assert report["id"] == report_id
+        assert report["tb_text"]
+        types.add(report["type"])
+        host = page.partition("/task/")[0]
+        with urlopen(f"{host}/api/task/info/{report_id}") as answer:
+            task = json.load(answer)
+        assert task["state"] == "SUCCESS"
+        assert task["args"].startswith(f"({report['type']}, ")
+        with urlopen(page) as answer:
+            assert report_id in answer.read().decode()
+    assert types == {"KeyError", "IndexError", "FileNotFoundError", "ValueError"}
+
+
+def test_every_report_that_is_shown_is_real(
+    tour: subprocess.Popen[str], checkout: Path
+) -> None:
+    text = read_until(tour, "Ctrl-C ends")
+    assert "it is for one machine and for trying out" in text
+    assert "RABBITMQ_URL=amqp://" in text
+    assert_shown_reports_are_real(text, checkout)
+
+
+def test_ctrl_c_ends_everything(tour: subprocess.Popen[str]) -> None:
+    read_until(tour, "Ctrl-C ends")
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(tour.pid)], capture_output=True, text=True
+    ).stdout.split()
+    assert len(children) == 2
+    os.kill(tour.pid, signal.SIGINT)
+    rest, _ = tour.communicate(timeout=30)
+    assert tour.returncode == 0
+    assert rest.endswith("Ended.\n")
+    assert "Traceback" not in rest
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+
+def test_on_rabbitmq_where_that_is_set(broker: Node, checkout: Path) -> None:
+    process = start(checkout, RABBITMQ_URL=broker.url)
+    try:
+        text = read_until(process, "Ctrl-C ends")
+        assert text.startswith("Broker: amqp://**@")
+        assert_shown_reports_are_real(text, checkout)
+    finally:
+        os.kill(process.pid, signal.SIGINT)
+        process.communicate(timeout=30)
+
+
+def test_a_broker_that_is_not_there_is_said(checkout: Path) -> None:
+    process = start(checkout, RABBITMQ_URL="nonsense")
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "RABBITMQ_URL='nonsense': must start with amqp://" in text
+    assert "Traceback" not in text
+
+
+# The embedded broker knows no TTL and no dead letters: the worker does without.
+
+
+@pytest.mark.parametrize("refusals", [1, 99])
+def test_retry_and_parking_on_the_embedded_broker(
+    checkout: Path, refusals: int
+) -> None:
+    (checkout / "short.yml").write_text(
+        """
+exchanges: [{exchange: oopses, type: fanout}, {exchange: dead, type: fanout}]
+queues:
+- {queue: oopses, x_dead_letter_exchange: dead, bindings: [{exchange: oopses}]}
+- {queue: later, x_message_ttl: 100, x_dead_letter_exchange: '',
+   x_dead_letter_routing_key: oopses}
+- {queue: buried, bindings: [{exchange: dead}]}
+"""
+    )
+    (checkout / "keeper.py").write_text(
+        f"""
+import oops, oops_datedir_repo
+config = oops.Config()
+repository = oops_datedir_repo.DateDirRepo("oopses", inherit_id=True)
+seen = []
+def publisher(report):
+    seen.append(1)
+    return [] if len(seen) <= {refusals} else repository.publish(report)
+config.publisher = publisher
+"""
+    )
+    settings = {
+        "CELERY_CONFIG_MODULE": "examples.embedded",
+        "OOPS_CONFIG": "keeper:config",
+        "OOPS_TOPOLOGY": "short.yml",
+        "OOPS_MAX_RETRIES": "2",
+        "RABBITMQ_URL": "",
+    }
+    worker = Worker(checkout, "", "-c", "1", **settings)
+    try:
+        out = subprocess.run(
+            [sys.executable, "-c", "import oops_celery as o; print(o.publisher({}))"],
+            cwd=checkout,
+            env=environment(**settings),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        messages = checkout / "var/broker/messages"
+        if refusals == 1:
+            (path,) = eventually(worker.files)
+            assert wire.decode(path.read_bytes())["id"] in out
+        else:
+            (path,) = eventually(lambda: list(messages.glob("*.buried.msg")))
+            parked = json.loads(path.read_text())
+            assert parked["headers"]["oops-attempts"] == 3
+            assert parked["headers"]["id"] in out
+    finally:
+        worker.stop()
