@@ -4,8 +4,8 @@ Only names that start with OOPS_ count: those of oops_celery/settings.py, and an
 setting. The same names in the environment come first.
 """
 
-# OOPS_CONFIG = "package.module:config"   # the oops.Config that takes the reports, else:
-# OOPS_REPOSITORY = "./oopses"            # the folder of a DateDirRepo
-# OOPS_TOPOLOGY = "./topology.yml"        # exchanges and queues, else oops_celery's own
-# OOPS_MAX_RETRIES = 20                   # times a report is retried before it is parked
-# OOPS_WORKER_CONCURRENCY = 2             # any setting of Celery, with OOPS_ before it
+# OOPS_CONFIG = "package.module:config"  # the oops.Config that takes the reports, else:
+# OOPS_REPOSITORY = "./oopses"           # the folder of a DateDirRepo
+# OOPS_TOPOLOGY = "./topology.yml"       # exchanges and queues, else oops_celery's own
+# OOPS_MAX_RETRIES = 20                  # retries of a report before it is parked
+# OOPS_WORKER_CONCURRENCY = 2            # any setting of Celery, with OOPS_ before it

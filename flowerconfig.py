@@ -1,4 +1,4 @@
-"""Flower's settings when it is started in this folder: `celery -A oops_celery flower`."""
+"""Settings of `celery -A oops_celery flower` when it is started in this folder."""
 
 # Keep as many reports as a person looks back on.
 max_tasks = 10_000

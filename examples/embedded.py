@@ -1,7 +1,7 @@
 """A celeryconfig for trying out: the broker is a folder, ``./var/broker``.
 
-One machine, no server, no safety: ``CELERY_CONFIG_MODULE=examples.embedded`` selects it.
-For real use set ``RABBITMQ_URL`` instead.
+One machine, no server, no safety: ``CELERY_CONFIG_MODULE=examples.embedded`` asks for
+it. For real use set ``RABBITMQ_URL`` instead.
 """
 
 from pathlib import Path

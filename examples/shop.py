@@ -48,7 +48,7 @@ def fail_in_a_request() -> str | None:
 
     def start_response(_status: str, headers: list[tuple[str, str]], *_: Any) -> Any:
         answer.update(headers)
-        return lambda data: None
+        return lambda _data: None
 
     list(oops_wsgi.make_app(checkout, config)(environ, start_response))
     return answer.get("X-Oops-Id")
@@ -90,7 +90,7 @@ def fail_in_a_script() -> str | None:
 tasks = Celery("shop", broker="memory://", set_as_current=False)
 
 
-@tasks.task(name="shop.invoice")  # type: ignore[untyped-decorator]
+@tasks.task(name="shop.invoice")
 def invoice(amount: str) -> int:
     """Write an invoice."""
     return int(amount)

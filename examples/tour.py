@@ -127,7 +127,7 @@ def show(services: list[Service]) -> None:
         services.append(flower)
         worker.wait_for(lambda: b" ready." in worker.log.read_bytes(), "the worker")
         api = f"http://127.0.0.1:{port}/api"
-        # Flower is there when it has heard of the worker: what it misses, it never knows.
+        # When Flower has heard of the worker, it misses no event any more.
         flower.wait_for(lambda: fetch(f"{api}/workers?status=1"), "Flower")
     console.print("Worker and Flower are up. Now the shop fails in four ways.\n")
 

@@ -64,8 +64,9 @@ class Connection(kombu.Connection):
         self._name_host()
 
     def _name_host(self) -> None:
-        if isinstance(self.ssl, dict) and self.ssl.get("cert_reqs"):
-            self.ssl = {**self.ssl, "server_hostname": self.hostname}
+        options: Any = self.ssl
+        if isinstance(options, dict) and options.get("cert_reqs"):
+            self.ssl: Any = {**options, "server_hostname": self.hostname}
 
 
 class AMQP(celery.app.amqp.AMQP):

@@ -32,10 +32,10 @@ warnings.filterwarnings(
 )
 
 
-class Consumer(celery.worker.consumer.consumer.Consumer):  # type: ignore[misc]
+class Consumer(celery.worker.consumer.consumer.Consumer):
     """Celery's consumer; it declares the topology, and parks what it cannot run."""
 
-    class Blueprint(celery.worker.consumer.consumer.Consumer.Blueprint):  # type: ignore[misc]
+    class Blueprint(celery.worker.consumer.consumer.Consumer.Blueprint):
         """Celery's steps, without the one for tasks with an ETA.
 
         That one declares 28 queues on the user's broker; we hold no such tasks.
@@ -129,7 +129,7 @@ def _problem(message: Message) -> str:
     return "" if message.body else "undecodable: the body is empty"
 
 
-class Request(celery.worker.request.Request):  # type: ignore[misc]
+class Request(celery.worker.request.Request):
     """A report at work in the worker."""
 
     def info(self, safe: bool = False) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from celery import Celery
 
 from oops_celery import settings, wire
-from oops_celery.sending import Link, Refused, SendError, Sender, Unavailable
+from oops_celery.sending import Link, Refused, Sender, SendError, Unavailable
 
 #: The name of the task that a report travels as.
 TASK_NAME = "oops_celery.republish"
@@ -120,7 +120,7 @@ class Publisher:
         return [encoded.id]
 
     def close(self) -> None:
-        """Close the connections that are not in use. The next report opens a new one."""
+        """Close the connections that are not in use; the next report opens one."""
         self._sender.close()
 
 

@@ -1,14 +1,15 @@
 """Every setting: its default, and the name that changes it.
 
 A setting is read from the environment, else from ``celeryconfig.py`` (found as Celery
-finds it: ``CELERY_CONFIG_MODULE``, else ``celeryconfig`` in the current folder), else it
-has its default. Only names that start with ``OOPS_`` count there: those below, and any
+finds it: ``CELERY_CONFIG_MODULE``, else ``celeryconfig`` in the current folder), else
+it has its default. Only names that start with ``OOPS_`` count there: those below, and any
 Celery setting (``OOPS_WORKER_CONCURRENCY``); so an application with a celeryconfig of
 its own can import oops_celery, and neither disturbs the other.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -33,7 +34,7 @@ PREFIX = "OOPS_"
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be used. Says which, where it stands, and what may stand."""
+    """A setting that cannot be used: which, where it stands, and what may stand."""
 
 
 @dataclass(frozen=True)
@@ -169,16 +170,13 @@ def _read(name: str, value: Any, place: str) -> Any:
 
 
 def _from_text(name: str, text: str, option: Any) -> Any:
-    if option.type not in ("string", "int", "float", "bool", "any"):
-        raise SettingsError(
-            f"{name} (environment): cannot be said in the environment, being a "
-            f"{option.type}; set {name} in celeryconfig.py"
-        )
+    if option.type in ("string", "str"):
+        return text
     try:
-        return option.to_python(text)
-    except (ValueError, TypeError):
+        return json.loads(text)
+    except ValueError:
         raise SettingsError(
-            f"{name}={text!r} (environment): must be {option.type}"
+            f"{name}={text!r} (environment): must be a number, true, false, or JSON"
         ) from None
 
 

@@ -107,8 +107,8 @@ def _name(text: str) -> str:
 def _own_name(text: str) -> str:
     if text.startswith("amq."):
         raise ValueError(
-            f"{_show(text)}: names that begin with amq. are the broker's; choose another one"
-            " (a binding may name an exchange of the broker, undeclared)"
+            f"{_show(text)}: names that begin with amq. are the broker's; choose another"
+            " (a binding may name an exchange of the broker's, undeclared)"
         )
     return _name(text)
 

@@ -59,7 +59,7 @@ def republish(self: Task, body: bytes) -> list[str] | None:
 
 
 def _attempts(task: Task) -> int:
-    """Return the number of this try, from 1. The header is the sender's: trust it not."""
+    """Return the number of this try, from 1. The header may hold anything."""
     retries = task.request.retries
     return retries + 1 if isinstance(retries, int) and retries >= 0 else 1
 

@@ -35,7 +35,9 @@ def eventually(check: Callable[[], Any], timeout: float = PATIENCE) -> Any:
         if result:
             return result
         if time.monotonic() > deadline:
-            raise AssertionError(f"did not happen within {timeout:g} s: last {result!r}")
+            raise AssertionError(
+                f"did not happen within {timeout:g} s: last {result!r}"
+            )
         time.sleep(0.05)
 
 
@@ -46,6 +48,7 @@ class Node:
         self._server = server
         config = server.config
         self.host = f"{config.hostname}:{config.port}"
+        self.port: int = config.port
         self._name = config.fq_nodename
         self.url = f"amqp://guest:guest@{self.host}/"
 

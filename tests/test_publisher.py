@@ -335,7 +335,9 @@ def test_a_program_that_ends_says_goodbye_to_the_broker(
     run(PROGRAM)
     log = broker.log()
     assert "closing AMQP connection" in log
-    assert "client unexpectedly closed TCP connection" not in log[log.rindex("accept") :]
+    assert (
+        "client unexpectedly closed TCP connection" not in log[log.rindex("accept") :]
+    )
 
 
 def test_importing_opens_nothing(tmp_path: Any, run: Callable[..., str]) -> None:

@@ -43,9 +43,7 @@ def publisher(url: str) -> Publisher:
 
 def plain_publisher(node: Node) -> Publisher:
     """Over py-amqp as most programs use it: without any timeout of its own."""
-    return Publisher(
-        functools.partial(amqp.Connection, host=node.host), "oopses", ""
-    )
+    return Publisher(functools.partial(amqp.Connection, host=node.host), "oopses", "")
 
 
 def takes(publish: Publisher) -> float:
@@ -218,9 +216,7 @@ def test_connections_closed_by_an_operator(node: Node) -> None:
     assert publish(REPORT) == [REPORT_ID]
 
 
-def test_a_broker_that_was_away(
-    node: Node, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_broker_that_was_away(node: Node, caplog: pytest.LogCaptureFixture) -> None:
     """Two lines in the log: that it stopped, and that it goes on."""
     caplog.set_level("INFO", "oops_celery")
     publish = plain_publisher(node)

@@ -32,8 +32,10 @@ bson_values = st.recursive(
         max_value=datetime.datetime(9999, 1, 1),
         timezones=st.just(datetime.timezone.utc),
     ),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.text(alphabet="abc_$.é"), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(alphabet="abc_$.é"), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 reports = st.dictionaries(st.text(alphabet="abcdé _"), bson_values, max_size=6)

@@ -386,7 +386,7 @@ def test_a_warm_shutdown_finishes_what_it_has(
 def test_what_users_typed_is_seen_nowhere(
     broker: Node, worker: StartWorker, publish: Publisher, keeper: Any
 ) -> None:
-    """No event, no log line at INFO and no `celery inspect` shows what is in a report."""
+    """No event, no log line at INFO, no `celery inspect` shows a report's content."""
     started = worker(
         "-c",
         "1",
@@ -405,14 +405,16 @@ def test_what_users_typed_is_seen_nowhere(
         queue = kombu.Queue(
             "", kombu.Exchange("celeryev", "topic"), routing_key="#", exclusive=True
         )
+
         def on_event(body: Any, message: Any) -> None:
             events.extend(body if isinstance(body, list) else [body])
             message.ack()
 
         with connection.Consumer([queue], callbacks=[on_event], accept=["json"]):
-            sent = [publish({**secret, **extra})[0] for extra in (
-                {"slow": 1}, {"bad": 1}, {"n": 1}
-            )]
+            sent = [
+                publish({**secret, **extra})[0]
+                for extra in ({"slow": 1}, {"bad": 1}, {"n": 1})
+            ]
             eventually(lambda: list(started.folder.glob("seen-*")))
             inspected = "".join(
                 subprocess.run(
@@ -481,9 +483,7 @@ def test_a_setting_that_cannot_be_used(
     assert "s3cr3t" not in done.stderr + done.stdout
 
 
-def test_what_does_not_count_is_said(
-    worker: StartWorker, tmp_path: Path
-) -> None:
+def test_what_does_not_count_is_said(worker: StartWorker, tmp_path: Path) -> None:
     (tmp_path / "celeryconfig.py").write_text(
         "broker_url = 'redis://elsewhere'\nworker_concurrency = 7\n"
         "OOPS_WORKER_CONCURRENCY = 1\n"

@@ -1,0 +1,138 @@
+"""RABBITMQ_URL: TLS, and several hosts."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import trustme
+from conftest import Node, Worker, eventually
+
+PROGRAM = """
+    import oops_celery
+    print(oops_celery.publisher({"k": 1}))
+"""
+PUBLISHED = "['OOPS-f9082d518031065d1e948548a66a4a05']\n"
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls(
+    broker: Node, authority: trustme.CA
+) -> Iterator[Callable[[str], int]]:
+    """Put a TLS port, with a certificate for a name, before the broker."""
+    servers: list[socket.socket] = []
+
+    def start(name: str) -> int:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(name).configure_cert(context)
+        server = socket.create_server(("127.0.0.1", 0))
+        servers.append(server)
+        threading.Thread(target=serve, args=(server, context), daemon=True).start()
+        return int(server.getsockname()[1])
+
+    def serve(server: socket.socket, context: ssl.SSLContext) -> None:
+        with suppress(OSError):
+            while True:
+                plain, _ = server.accept()
+                threading.Thread(
+                    target=forward, args=(plain, context), daemon=True
+                ).start()
+
+    def forward(plain: socket.socket, context: ssl.SSLContext) -> None:
+        with suppress(OSError):
+            near = context.wrap_socket(plain, server_side=True)
+            far = socket.create_connection(("localhost", broker.port))
+            for source, target in ((near, far), (far, near)):
+                threading.Thread(target=copy, args=(source, target), daemon=True).start()
+
+    def copy(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        with suppress(OSError):
+            target.close()
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def ca_file(authority: trustme.CA, tmp_path: Path) -> Path:
+    path = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(path)
+    return path
+
+
+def test_amqps_with_a_private_authority(
+    tls: Callable[[str], int], ca_file: Path, run: Callable[..., str]
+) -> None:
+    port = tls("localhost")
+    url = f"amqps://guest:guest@localhost:{port}/?cacertfile={ca_file}"
+    assert run(PROGRAM, RABBITMQ_URL=url) == PUBLISHED
+
+
+def test_amqps_to_an_unknown_authority_is_refused(
+    tls: Callable[[str], int], run: Callable[..., str]
+) -> None:
+    url = f"amqps://guest:guest@localhost:{tls('localhost')}/"
+    assert run(PROGRAM, RABBITMQ_URL=url) == "[]\n"
+    assert run(PROGRAM, RABBITMQ_URL=f"{url}?verify=verify_none") == PUBLISHED
+
+
+def test_amqps_to_a_wrong_host_name_is_refused(
+    tls: Callable[[str], int], ca_file: Path, run: Callable[..., str]
+) -> None:
+    port = tls("another.example")
+    url = f"amqps://guest:guest@localhost:{port}/?cacertfile={ca_file}"
+    assert run(PROGRAM, RABBITMQ_URL=url) == "[]\n"
+
+
+def test_amqps_with_several_hosts_checks_each_for_its_own_name(
+    tls: Callable[[str], int], ca_file: Path, run: Callable[..., str]
+) -> None:
+    bad, good = tls("another.example"), tls("127.0.0.1")
+    url = f"amqps://guest:guest@localhost:{bad},127.0.0.1:{good}/?cacertfile={ca_file}"
+    for _ in range(4):  # in whichever order they are tried
+        assert run(PROGRAM, RABBITMQ_URL=url) == PUBLISHED
+
+
+def test_a_worker_over_amqps(
+    tls: Callable[[str], int],
+    ca_file: Path,
+    run: Callable[..., str],
+    worker: Callable[..., Worker],
+) -> None:
+    port = tls("localhost")
+    url = f"amqps://guest:guest@localhost:{port}/?cacertfile={ca_file}"
+    started = worker("-c", "1", RABBITMQ_URL=url)
+    assert run(PROGRAM, RABBITMQ_URL=url) == PUBLISHED
+    eventually(started.files)
+
+
+def test_a_worker_goes_on_to_the_host_that_is_there(
+    broker: Node, run: Callable[..., str], worker: Callable[..., Worker]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        dead = closed.getsockname()[1]
+    url = f"amqp://guest:guest@127.0.0.1:{dead},{broker.host},127.0.0.1:{dead}/"
+    started = worker("-c", "1", RABBITMQ_URL=url)
+    assert run(PROGRAM, RABBITMQ_URL=url) == PUBLISHED
+    eventually(started.files)
+
+
+def test_the_heartbeat_that_is_asked_for_is_used(
+    broker: Node, worker: Callable[..., Worker]
+) -> None:
+    worker("-c", "1", RABBITMQ_URL=f"{broker.url}?heartbeat=17")
+    assert "17" in broker.ctl("list_connections", "timeout").split()

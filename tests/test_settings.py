@@ -1,0 +1,211 @@
+"""Settings: where they come from, and what is said of those that cannot be used."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import environment
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oops_celery.settings import (
+    DEFAULT_BROKER_URL,
+    Settings,
+    SettingsError,
+    load,
+    parse_rabbitmq_url,
+)
+
+
+@pytest.fixture
+def celeryconfig(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], None]:
+    """Write a celeryconfig.py into the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "celeryconfig", raising=False)
+
+    def write(text: str) -> None:
+        (tmp_path / "celeryconfig.py").write_text(text)
+
+    yield write
+    sys.modules.pop("celeryconfig", None)
+
+
+def test_the_defaults(celeryconfig: Callable[[str], None]) -> None:
+    settings = load({})
+    assert settings == Settings(celery=settings.celery)
+    assert settings.celery["broker_url"] == DEFAULT_BROKER_URL
+
+
+def test_only_names_with_the_prefix_count(celeryconfig: Callable[[str], None]) -> None:
+    celeryconfig(
+        "OOPS_WORKER_CONCURRENCY = 3\nOOPS_REPOSITORY = '/srv/oopses'\n"
+        "OOPS_BROKER_URL = 'amqp://here/'\nworker_concurrency = 9\n"
+        "BROKER_URL = 'redis://'\nsomething = 1\nimport os\n"
+    )
+    settings = load({})
+    assert settings.repository == "/srv/oopses"
+    assert settings.celery["worker_concurrency"] == 3
+    assert settings.celery["broker_url"] == "amqp://here/"
+    assert settings.ignored == ("worker_concurrency", "BROKER_URL")
+
+
+def test_the_environment_comes_first(celeryconfig: Callable[[str], None]) -> None:
+    celeryconfig("OOPS_MAX_RETRIES = 3\nOOPS_BROKER_URL = 'amqp://file/'\n")
+    settings = load(
+        {
+            "OOPS_MAX_RETRIES": "5",
+            "OOPS_WORKER_CONCURRENCY": "7",
+            "RABBITMQ_URL": "amqp://environment/",
+            "RABBITMQ_HEARTBEAT": "11",
+            "OOPS_OF_SOMEBODY_ELSE": "ignored",
+        }
+    )
+    assert settings.max_retries == 5
+    assert settings.celery["worker_concurrency"] == 7
+    assert settings.celery["broker_url"] == "amqp://environment/"
+    assert settings.celery["broker_heartbeat"] == 11
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"OOPS_MAX_RETRIES": "-1"}, "OOPS_MAX_RETRIES='-1' (environment): must be"),
+        ({"OOPS_MAX_SIZE": "big"}, "OOPS_MAX_SIZE='big' (environment): must be"),
+        ({"OOPS_PUBLISH_TIMEOUT": "0"}, "a number of seconds over 0"),
+        ({"OOPS_PUBLISH_TIMEOUT": "nan"}, "a number of seconds over 0"),
+        ({"OOPS_TOPOLOGY": ""}, "OOPS_TOPOLOGY='' (environment)"),
+        ({"OOPS_CONFIG": "module"}, "package.module:attribute"),
+        ({"OOPS_EXCHANGE": "x" * 256}, "at most 255 bytes"),
+        ({"OOPS_WORKER_CONCURRENCY": "many"}, "OOPS_WORKER_CONCURRENCY='many'"),
+        ({"OOPS_BROKER_TRANSPORT_OPTIONS": "{"}, "or JSON"),
+        ({"RABBITMQ_HEARTBEAT": "soon"}, "RABBITMQ_HEARTBEAT='soon'"),
+        ({"CELERY_CONFIG_MODULE": "not_there"}, "CELERY_CONFIG_MODULE='not_there'"),
+    ],
+)
+def test_a_value_that_cannot_be_used(
+    celeryconfig: Callable[[str], None], environ: dict[str, str], expected: str
+) -> None:
+    with pytest.raises(SettingsError) as error:
+        load(environ)
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("OOPS_TOPOLGY = 'x'", "did you mean OOPS_TOPOLOGY?"),
+        ("OOPS_WORKER_CONCURENCY = 1", "did you mean OOPS_WORKER_CONCURRENCY?"),
+        ("OOPS_MAX_RETRIES = 1.5", "OOPS_MAX_RETRIES=1.5 (celeryconfig)"),
+        ("OOPS_MAX_RETRIES = True", "OOPS_MAX_RETRIES=True (celeryconfig)"),
+        ("OOPS_REPOSITORY = None", "OOPS_REPOSITORY=None (celeryconfig)"),
+        ("OOPS_CONFIG = 5", "OOPS_CONFIG=5 (celeryconfig)"),
+        ("import no_such_module", "there is no module 'no_such_module'"),
+        ("raise RuntimeError('x')", "celeryconfig.py cannot be read: RuntimeError: x"),
+        ("def broken(:", "celeryconfig.py cannot be read: SyntaxError"),
+    ],
+)
+def test_a_celeryconfig_that_cannot_be_used(
+    celeryconfig: Callable[[str], None], text: str, expected: str
+) -> None:
+    celeryconfig(text)
+    with pytest.raises(SettingsError) as error:
+        load({})
+    assert expected in str(error.value)
+
+
+def test_hosts_are_tried_in_random_order() -> None:
+    url = "amqp://user:p%40ss@one:1,two,[::1]:3/vhost"
+    expected = {
+        "amqp://user:p%40ss@one:1/vhost",
+        "amqp://user:p%40ss@two/vhost",
+        "amqp://user:p%40ss@[::1]:3/vhost",
+    }
+    firsts = set()
+    for _ in range(100):
+        urls = parse_rabbitmq_url(url)["broker_url"]
+        assert set(urls) == expected
+        firsts.add(urls[0])
+    assert firsts == expected
+
+
+def test_heartbeat_and_tls_are_said_in_the_url(tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.write_text("")
+    broker = parse_rabbitmq_url(f"amqps://h/?heartbeat=30&cacertfile={ca}")
+    assert broker["broker_heartbeat"] == 30
+    assert broker["broker_use_ssl"] == {
+        "cert_reqs": ssl.CERT_REQUIRED,
+        "ca_certs": str(ca),
+    }
+    unverified = parse_rabbitmq_url("amqps://h/?verify=verify_none")
+    assert unverified["broker_use_ssl"] == {"cert_reqs": ssl.CERT_NONE}
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("localhost:5672", "must start with amqp:// or amqps://"),
+        ("redis://u:s3cr3t@h/", "must start with amqp:// or amqps://"),
+        ("amqp://", "host '': must be a host name"),
+        ("amqp://u:s3cr3t@one,,two/", "host '': must be a host name"),
+        ("amqp://u:s3cr3t@one:port/", "host 'one:port'"),
+        ("amqp://u:s3cr3t@one:99999/", "host 'one:99999'"),
+        ("amqp://u:s3cr3t@one:0/", "host 'one:0'"),
+        ("amqp://u:s3cr3t@[::1/", "Invalid IPv6 URL"),
+        ("amqp://u:s3cr3t@h/?heartbeat=often", "heartbeat='often'"),
+        ("amqp://u:s3cr3t@h/?heartbeat=-1", "heartbeat='-1'"),
+        ("amqp://u:s3cr3t@h/?hartbeat=1", "unknown parameter 'hartbeat'"),
+        ("amqp://u:s3cr3t@h/?verify=verify_peer", "unknown parameter 'verify'"),
+        ("amqps://u:s3cr3t@h/?verify=no", "verify='no'"),
+        ("amqps://u:s3cr3t@h/?cacertfile=/not/there", "'/not/there': no file"),
+    ],
+)
+def test_a_url_that_cannot_be_used(url: str, expected: str) -> None:
+    """The error says why, and never the password."""
+    with pytest.raises(SettingsError) as error:
+        parse_rabbitmq_url(url)
+    assert expected in str(error.value)
+    assert "s3cr3t" not in str(error.value)
+
+
+@given(st.text() | st.text().map(lambda text: f"amqp://{text}"))
+def test_no_url_gives_another_error(url: str) -> None:
+    try:
+        parse_rabbitmq_url(url)
+    except SettingsError:
+        pass
+
+
+def test_an_application_and_its_celeryconfig_are_left_alone(tmp_path: Path) -> None:
+    """Both read the same file, and neither disturbs the other."""
+    (tmp_path / "celeryconfig.py").write_text(
+        "broker_url = 'memory://app'\ntask_default_queue = 'app'\n"
+        "OOPS_BROKER_URL = 'amqp://oops/'\n"
+    )
+    program = """
+import celery, oops_celery
+mine = celery.Celery("mine")
+mine.config_from_object("celeryconfig")
+oops_celery.publisher
+print(celery.current_app == mine, mine.conf.broker_url, mine.conf.task_default_queue)
+print(oops_celery.app.connection_for_write().as_uri(), oops_celery.app.conf.task_default_queue)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment(CELERY_BROKER_URL="redis://elsewhere"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == (
+        "True redis://elsewhere app\namqp://guest:**@oops:5672// oopses\n"
+    ), done.stderr
