@@ -44,7 +44,10 @@ class Loader(AppLoader):
     def read_configuration(self, *_: Any, **__: Any) -> dict[str, Any]:
         """Return Celery's settings."""
         own: settings.Settings = self.app.oops
-        return {**DEFAULTS, "task_default_queue": own.queue, **own.celery}
+        with _for_a_person():
+            broker = settings.broker(own.celery)
+        queue = {"task_default_queue": own.queue}
+        return {**DEFAULTS, **queue, **own.celery, **broker}
 
 
 class Connection(kombu.Connection):

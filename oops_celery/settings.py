@@ -139,7 +139,6 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
             own[key] = _read(name, text, "environment")
         elif key in celery_options:
             celery[key] = _from_text(name, text, celery_options[key])
-    celery.update(_broker(environ, celery))
     return Settings(**own, celery=celery, ignored=_ignored(module, celery_options))
 
 
@@ -197,8 +196,21 @@ def _ignored(module: ModuleType | None, options: Mapping[str, Any]) -> tuple[str
     )
 
 
-def _broker(environ: Mapping[str, str], celery: Mapping[str, Any]) -> dict[str, Any]:
-    """Return Celery's broker settings for ``RABBITMQ_URL``."""
+def broker(
+    celery: Mapping[str, Any], environ: Mapping[str, str] = os.environ
+) -> dict[str, Any]:
+    """Return Celery's settings for the broker.
+
+    Apart from `load`: a program with a connection factory of its own needs no broker of
+    ours, and may use the variable for something else.
+
+    Args:
+        celery: Celery's settings, as `load` found them.
+        environ: The environment.
+
+    Raises:
+        SettingsError: ``RABBITMQ_URL`` or ``RABBITMQ_HEARTBEAT`` cannot be used.
+    """
     broker: dict[str, Any] = {}
     url = environ.get("RABBITMQ_URL")
     if url:
@@ -210,7 +222,8 @@ def _broker(environ: Mapping[str, str], celery: Mapping[str, Any]) -> dict[str, 
         broker["broker_heartbeat"] = _heartbeat(heartbeat, "RABBITMQ_HEARTBEAT")
     # Celery's own CELERY_BROKER_URL belongs to the application: these two come first.
     urls = broker.get("broker_url") or celery["broker_url"]
-    return {**broker, "broker_read_url": urls, "broker_write_url": urls}
+    names = ("broker_url", "broker_read_url", "broker_write_url")
+    return {**broker, **dict.fromkeys(names, urls)}
 
 
 def _heartbeat(text: str, name: str) -> int:

@@ -107,7 +107,7 @@ def _name(text: str) -> str:
 def _own_name(text: str) -> str:
     if text.startswith("amq."):
         raise ValueError(
-            f"{_show(text)}: names that begin with amq. are the broker's; choose another"
+            f"{_show(text)}: names that begin with amq. are the broker's; take another"
             " (a binding may name an exchange of the broker's, undeclared)"
         )
     return _name(text)

@@ -26,9 +26,7 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture
-def tls(
-    broker: Node, authority: trustme.CA
-) -> Iterator[Callable[[str], int]]:
+def tls(broker: Node, authority: trustme.CA) -> Iterator[Callable[[str], int]]:
     """Put a TLS port, with a certificate for a name, before the broker."""
     servers: list[socket.socket] = []
 
@@ -53,7 +51,9 @@ def tls(
             near = context.wrap_socket(plain, server_side=True)
             far = socket.create_connection(("localhost", broker.port))
             for source, target in ((near, far), (far, near)):
-                threading.Thread(target=copy, args=(source, target), daemon=True).start()
+                threading.Thread(
+                    target=copy, args=(source, target), daemon=True
+                ).start()
 
     def copy(source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):

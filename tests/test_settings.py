@@ -17,6 +17,7 @@ from oops_celery.settings import (
     DEFAULT_BROKER_URL,
     Settings,
     SettingsError,
+    broker,
     load,
     parse_rabbitmq_url,
 )
@@ -38,9 +39,8 @@ def celeryconfig(
 
 
 def test_the_defaults(celeryconfig: Callable[[str], None]) -> None:
-    settings = load({})
-    assert settings == Settings(celery=settings.celery)
-    assert settings.celery["broker_url"] == DEFAULT_BROKER_URL
+    assert load({}) == Settings()
+    assert broker({}, {})["broker_url"] == DEFAULT_BROKER_URL
 
 
 def test_only_names_with_the_prefix_count(celeryconfig: Callable[[str], None]) -> None:
@@ -52,25 +52,25 @@ def test_only_names_with_the_prefix_count(celeryconfig: Callable[[str], None]) -
     settings = load({})
     assert settings.repository == "/srv/oopses"
     assert settings.celery["worker_concurrency"] == 3
-    assert settings.celery["broker_url"] == "amqp://here/"
+    assert broker(settings.celery, {})["broker_url"] == "amqp://here/"
     assert settings.ignored == ("worker_concurrency", "BROKER_URL")
 
 
 def test_the_environment_comes_first(celeryconfig: Callable[[str], None]) -> None:
     celeryconfig("OOPS_MAX_RETRIES = 3\nOOPS_BROKER_URL = 'amqp://file/'\n")
-    settings = load(
-        {
-            "OOPS_MAX_RETRIES": "5",
-            "OOPS_WORKER_CONCURRENCY": "7",
-            "RABBITMQ_URL": "amqp://environment/",
-            "RABBITMQ_HEARTBEAT": "11",
-            "OOPS_OF_SOMEBODY_ELSE": "ignored",
-        }
-    )
+    environ = {
+        "OOPS_MAX_RETRIES": "5",
+        "OOPS_WORKER_CONCURRENCY": "7",
+        "RABBITMQ_URL": "amqp://environment/",
+        "RABBITMQ_HEARTBEAT": "11",
+        "OOPS_OF_SOMEBODY_ELSE": "ignored",
+    }
+    settings = load(environ)
     assert settings.max_retries == 5
     assert settings.celery["worker_concurrency"] == 7
-    assert settings.celery["broker_url"] == "amqp://environment/"
-    assert settings.celery["broker_heartbeat"] == 11
+    connection = broker(settings.celery, environ)
+    assert connection["broker_url"] == "amqp://environment/"
+    assert connection["broker_heartbeat"] == 11
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_value_that_cannot_be_used(
     celeryconfig: Callable[[str], None], environ: dict[str, str], expected: str
 ) -> None:
     with pytest.raises(SettingsError) as error:
-        load(environ)
+        broker(load(environ).celery, environ)
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -139,9 +139,9 @@ def test_hosts_are_tried_in_random_order() -> None:
 def test_heartbeat_and_tls_are_said_in_the_url(tmp_path: Path) -> None:
     ca = tmp_path / "ca.pem"
     ca.write_text("")
-    broker = parse_rabbitmq_url(f"amqps://h/?heartbeat=30&cacertfile={ca}")
-    assert broker["broker_heartbeat"] == 30
-    assert broker["broker_use_ssl"] == {
+    parsed = parse_rabbitmq_url(f"amqps://h/?heartbeat=30&cacertfile={ca}")
+    assert parsed["broker_heartbeat"] == 30
+    assert parsed["broker_use_ssl"] == {
         "cert_reqs": ssl.CERT_REQUIRED,
         "ca_certs": str(ca),
     }

@@ -1,0 +1,155 @@
+"""Every command and every snippet of the README works as it stands there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from conftest import ROOT, Node, Worker, environment, eventually
+
+from oops_celery import settings, wire
+
+README = (ROOT / "README.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.partition("  #")[0].strip() for line in re.findall(r"^    (.+)$", README, re.M)
+]
+COMMANDS = [line for line in COMMANDS if re.match("make|pip|celery", line)]
+
+
+def test_the_commands_are_those_that_are_tested() -> None:
+    assert COMMANDS == [
+        "make run",  # test_tour
+        "make test",  # what runs this; see also below
+        "pip install oops-celery",  # test_package, from the wheel
+        "pip install 'oops-celery[worker]'",
+        "celery -A oops_celery worker",  # below
+        "celery -A oops_celery flower",
+    ]
+
+
+@pytest.mark.parametrize("target", ["run", "test", "fail", "lint", "worker", "flower"])
+def test_the_makefile_has_what_is_promised(target: str) -> None:
+    done = subprocess.run(
+        ["make", "--dry-run", target],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected = {
+        "run": "python -m examples.tour",
+        "test": "python -m pytest tests",
+        "fail": "python -m examples.shop",
+        "lint": "ruff check",
+        "worker": "celery -A oops_celery worker",
+        "flower": "celery -A oops_celery flower",
+    }
+    assert expected[target] in done.stdout
+
+
+def run(snippet: str, folder: Path, url: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", snippet],
+        cwd=folder,
+        env=environment(RABBITMQ_URL=url),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_report_goes_the_way_that_the_readme_says(
+    broker: Node, worker: Callable[..., Worker], tmp_path: Path
+) -> None:
+    """The first snippet, `celery -A oops_celery worker`, `./oopses/<date>/`."""
+    started = worker()
+    out = run(SNIPPETS[0], tmp_path, broker.url)
+    (path,) = eventually(started.files)
+    report = wire.decode(path.read_bytes())
+    assert out == f"['{report['id']}']\n"
+    assert report["type"] == "ZeroDivisionError"
+    assert re.fullmatch(
+        r"oopses/\d{4}-\d\d-\d\d", str(path.parent.relative_to(tmp_path))
+    )
+
+
+def test_the_fallback_takes_what_rabbitmq_does_not(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    out = run(SNIPPETS[1], tmp_path, f"amqp://127.0.0.1:{port}/")
+    assert re.fullmatch(r"\['OOPS-[0-9a-f]{32}'\]\n", out)
+    assert len(list(tmp_path.glob("fallback/*/OOPS-*"))) == 1
+
+
+def test_the_snippet_for_those_who_come_from_oops_amqp(
+    broker: Node, tmp_path: Path
+) -> None:
+    with broker.connect() as connection:
+        channel = connection.channel()
+        channel.exchange_declare("oopses", "fanout", durable=True, auto_delete=False)
+        channel.queue_declare("oopses", durable=True, auto_delete=False)
+        channel.queue_bind("oopses", "oopses")
+    assert "localhost:5672" in SNIPPETS[2]
+    snippet = SNIPPETS[2].replace("localhost:5672", broker.host)
+    assert run(f"{snippet}\nprint(publisher({{'k': 1}}))", tmp_path, "nonsense") == (
+        "['OOPS-f9082d518031065d1e948548a66a4a05']\n"
+    )
+    assert len(SNIPPETS) == 3
+
+
+def test_flower_starts(broker: Node, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = shlex.split("celery -A oops_celery flower")
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name(command[0]), *command[1:]],
+        cwd=tmp_path,
+        env=environment(RABBITMQ_URL=broker.url, FLOWER_PORT=str(port)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def page() -> str:
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+                return answer.read().decode()
+        except OSError:
+            return ""
+
+    try:
+        assert "Flower" in eventually(page)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_every_setting_is_in_the_table_with_its_default() -> None:
+    defaults = settings.Settings()
+    for name in settings._OWN:
+        assert f"`OOPS_{name.upper()}`" in README
+    for name in ("repository", "exchange", "queue", "max_retries", "max_size"):
+        row = next(
+            line
+            for line in README.splitlines()
+            if line.startswith(f"| `OOPS_{name.upper()}`")
+        )
+        assert (
+            f"`{getattr(defaults, name)}`" in row or str(getattr(defaults, name)) in row
+        )
+
+
+def test_the_links_lead_somewhere() -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", README):
+        if not link.startswith("http"):
+            assert (ROOT / link).exists(), link
