@@ -18,7 +18,7 @@ from celery.exceptions import WorkerShutdown
 from celery.worker.state import task_ready
 from kombu import Message
 
-from oops_celery import deadletters, wire
+from oops_celery import adoption, deadletters, wire
 from oops_celery.publishing import TASK_NAME
 
 #: Seconds before a message that cannot be parked goes back: it comes again at once.
@@ -47,6 +47,12 @@ class Consumer(celery.worker.consumer.consumer.Consumer):
             if "delayed_delivery" not in step
         )
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Both tell workers of one another, by a second at the start and a queue each:
+        # of revoked tasks, and of elections. We have neither.
+        alone = {"without_mingle": True, "without_gossip": True}
+        super().__init__(*args, **{**kwargs, **alone})
+
     def connect(self) -> Any:
         """Connect, and declare the topology before anything is consumed."""
         connection = super().connect()
@@ -67,6 +73,8 @@ class Consumer(celery.worker.consumer.consumer.Consumer):
 
         def on_message(message: Message) -> None:
             try:
+                if not adoption.is_task(message):
+                    adoption.adopt_report(self.app, message)
                 problem = _problem(message)
                 if problem:
                     self.park(message, problem)
@@ -74,6 +82,8 @@ class Consumer(celery.worker.consumer.consumer.Consumer):
                     handle(message)
             except self.connection_errors:
                 raise
+            except wire.Undecodable as error:
+                self.park(message, f"undecodable: {error}")
             except Exception as error:  # anything else would end the consumer
                 self.park(message, f"Celery cannot take it: {error!r}", error)
 
@@ -130,11 +140,15 @@ def _problem(message: Message) -> str:
 
 
 class Request(celery.worker.request.Request):
-    """A report at work in the worker."""
+    """A message at work in the worker."""
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         """Tell about the task, and never about what is in the report."""
         return super().info(safe=True)  # type: ignore[no-any-return]
+
+
+class ReportRequest(Request):
+    """A report at work in the worker."""
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """Park a report that took its process along, and not for the first time."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu import Message
 
+from oops_celery import adoption
 from oops_celery.sending import Refused
 
 if TYPE_CHECKING:
@@ -129,11 +130,10 @@ def park_message(
     app: App, queue: str, message: Message, reason: str, error: BaseException | None
 ) -> None:
     """Park a message as it came from the broker; see `park`. It is not acknowledged."""
-    body = message.body
     park(
         app,
         queue,
-        body if isinstance(body, bytes) else body.encode(),
+        adoption.body_of(message),
         reason,
         headers=message.headers,
         properties={

@@ -18,8 +18,11 @@ from oops_celery.sending import Link, Refused, Sender, SendError, Unavailable
 TASK_NAME = "oops_celery.republish"
 
 #: Seconds after which a broker in trouble is asked again: at first, and at most.
-FIRST_PAUSE = 0.25
+FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
+
+#: Seconds within which a failure costs an application nothing (connection refused).
+QUICK = 0.1
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +37,8 @@ class Publisher:
     It returns ``[id]`` when the broker has confirmed the report and has routed it to a
     queue; else ``[]``, so that `oops.publish_with_fallback` goes on to the next one. It
     never raises because of the broker, and never takes longer than ``timeout``. After a
-    failure it answers ``[]`` at once until the broker is back, which is found out in a
-    thread of its own.
+    failure it answers ``[]`` at once, and asks the broker again after a growing while:
+    itself where the broker said no at once, else in a thread of its own.
 
     Safe to call from many threads, after a fork, and under gevent and eventlet.
 
@@ -95,7 +98,7 @@ class Publisher:
         Returns:
             A list with the report's id; an empty one when nobody has taken it.
         """
-        if not self._health.is_good():
+        if not self._health.may_try():
             return []
         encoded = wire.encode(report, self.inherit_id)
         if len(encoded.body) > self.max_size:
@@ -106,15 +109,18 @@ class Publisher:
                 self.max_size,
             )
             return []
+        started = time.monotonic()
         try:
             self._sender.send(
                 encoded.body,
                 exchange=self.exchange_name,
                 routing_key=self.routing_key,
-                **task_options(self._app, encoded.task_id, wire.summary(report)),
+                **task_options(
+                    self._app, TASK_NAME, encoded.task_id, wire.summary(report)
+                ),
             )
         except SendError as error:
-            self._health.failed(error)
+            self._health.failed(error, time.monotonic() - started)
             return []
         self._health.worked()
         return [encoded.id]
@@ -125,18 +131,19 @@ class Publisher:
 
 
 def task_options(
-    app: Celery, task_id: str, argsrepr: str, **more: Any
+    app: Celery, name: str, task_id: str, argsrepr: str, **more: Any
 ) -> dict[str, Any]:
     """Return what makes a message a Celery task: headers and properties, by Celery.
 
     Args:
         app: The app whose message protocol is used.
+        name: Name of the task.
         task_id: Id of the task.
         argsrepr: What is shown in place of the arguments.
         more: Other arguments of `celery.app.amqp.AMQP.as_task_v2`.
     """
     message = app.amqp.as_task_v2(
-        task_id, TASK_NAME, argsrepr=argsrepr, kwargsrepr="{}", **more
+        task_id, name, argsrepr=argsrepr, kwargsrepr="{}", **more
     )
     return {
         "headers": message.headers,
@@ -179,31 +186,49 @@ class _Health:
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
-        self.good = True
+        self._good = True
+        #: Whether the last failure took no time: then a report may try it again.
+        self._quick = True
+        self._retry_at = 0.0
         self._pause = FIRST_PAUSE
         self._trouble = ""
         self._prober: threading.Thread | None = None
 
-    def is_good(self) -> bool:
-        if not self.good:
+    def may_try(self) -> bool:
+        if self._good:
+            return True
+        if not self._quick:
             self._probe()  # the thread did not come along through a fork
-        return self.good
+            return False
+        if time.monotonic() < self._retry_at:
+            return False
+        self._wait_longer()  # for the others: one is enough
+        return True
 
     def worked(self) -> None:
         if self._trouble:
             self._trouble = ""
-            self._pause = FIRST_PAUSE
             logger.info("reports are published again")
+        self._good = True
+        self._pause = FIRST_PAUSE
 
-    def failed(self, error: SendError) -> None:
+    def failed(self, error: SendError, seconds: float) -> None:
         # A refusal is about this message or its exchange: others may pass.
         trouble = str(error) if isinstance(error, Refused) else "unavailable"
         if trouble != self._trouble:
             logger.warning("reports are not published: %s", error)
         self._trouble = trouble
         if isinstance(error, Unavailable):
-            self.good = False
-            self._probe()
+            self._quick = seconds < QUICK
+            if self._good:
+                self._wait_longer()
+            self._good = False
+            if not self._quick:
+                self._probe()
+
+    def _wait_longer(self) -> None:
+        self._retry_at = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     def _probe(self) -> None:
         """See in a thread of its own when the broker is back."""
@@ -215,19 +240,18 @@ class _Health:
         try:
             self._prober.start()
         except RuntimeError:  # the interpreter is ending: no more threads
-            self.good = True
+            self._good = True
 
     def _wait_for_broker(self) -> None:
-        while True:
-            time.sleep(self._pause)
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        while not self._good:
+            time.sleep(max(self._retry_at - time.monotonic(), 0))
+            self._wait_longer()
             try:
                 link = self._sender.open()
             except Unavailable:
                 continue
             self._sender.put(link)
-            self.good = True
-            return
+            self._good = True
 
 
 def __getattr__(name: str) -> Any:

@@ -35,7 +35,7 @@ def receive(config: oops.Config, body: bytes) -> list[str] | None:
     report = wire.decode(body)
     try:
         ids = config.publish(report)
-    except Exception as error:  # whatever the operator's publishers do
+    except (Exception, SystemExit) as error:  # whatever the operator's publishers do
         raise NotTaken(f"{type(error).__name__}: {error}") from error
     if ids is None:
         return None
@@ -57,8 +57,8 @@ def configured(settings: Settings) -> oops.Config:
         config = getattr(import_from_cwd(module_name), attribute)
     except Exception as error:  # it is a program: anything may happen in it
         raise SettingsError(
-            f"OOPS_CONFIG={settings.config!r}: {type(error).__name__}: {error}; it must "
-            "be package.module:attribute, importable from the folder of the worker"
+            f"OOPS_CONFIG={settings.config!r}: {type(error).__name__}: {error}; it "
+            "must be package.module:attribute, importable from the folder of the worker"
         ) from error
     if not callable(getattr(config, "publish", None)):
         raise SettingsError(

@@ -48,7 +48,7 @@ Channel = Any
 _NotEquivalent = virtual.base.NotEquivalentError
 
 
-class Exchange(kombu.Exchange):  # type: ignore[misc]
+class Exchange(kombu.Exchange):
     """An exchange of the file: kombu's, with `internal` (only exchanges feed it)."""
 
     internal = False
@@ -82,7 +82,7 @@ class Exchange(kombu.Exchange):  # type: ignore[misc]
     __hash__ = kombu.Exchange.__hash__
 
 
-class Queue(kombu.Queue):  # type: ignore[misc]
+class Queue(kombu.Queue):
     """A queue of the file.
 
     Unlike kombu's it may be `passive`; it may be `exclusive` without `auto_delete`; and

@@ -138,32 +138,41 @@ def _age(text: str) -> str:
 
 
 def _table(table: dict[str, Any]) -> dict[str, Any]:
-    """Check that AMQP can send it: by size, so that a circle ends as well."""
-    size, waiting = 0, [table]
+    """Check that AMQP can send it. Aliases may have made it deep, or a circle."""
+    size, waiting = 0, [(table, 0)]
     while waiting:
-        value: Any = waiting.pop()
-        size += 8
+        value: Any
+        value, depth = waiting.pop()
+        size += _table_value(value)
+        if size > MAX_TABLE or depth > MAX_DEPTH:
+            raise ValueError(
+                f"is too large; at most {MAX_TABLE} bytes, {MAX_DEPTH} levels"
+            )
         if isinstance(value, dict):
-            if not all(isinstance(key, str) for key in value):
-                raise ValueError("a key in it is not text; put it in quotes")
-            size += sum(len(_short_string(key)) for key in value)
-            waiting.extend(value.values())
+            waiting.extend((each, depth + 1) for each in value.values())
         elif isinstance(value, list):
-            waiting.extend(value)
-        elif isinstance(value, str | bytes):
-            size += len(value.encode() if isinstance(value, str) else value)
-        elif isinstance(value, int) and not -MAX_LONG <= value <= MAX_LONG:
-            raise ValueError(f"{_show(value)} in it has more than 64 bits")
-        elif not isinstance(value, int | float | None):
-            raise ValueError(f"{_show(value)} in it is {_kind(value)}; quote it")
-        if size > MAX_TABLE:
-            raise ValueError(f"is too large; at most {MAX_TABLE} bytes")
+            waiting.extend((each, depth + 1) for each in value)
     return table
+
+
+def _table_value(value: Any) -> int:
+    """Return about the bytes of a value in a table, without what it contains."""
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError("a key in it is not text; put it in quotes")
+        return 8 + sum(len(_short_string(key)) for key in value)
+    if isinstance(value, str | bytes):
+        return 8 + len(value)
+    if isinstance(value, int) and not -MAX_LONG <= value <= MAX_LONG:
+        raise ValueError(f"{_show(value)} in it has more than 64 bits")
+    if not isinstance(value, list | int | float | None):
+        raise ValueError(f"{_show(value)} in it is {_kind(value)}; quote it")
+    return 8
 
 
 Name = Annotated[str, Check(_name)]
 OwnName = Annotated[str, Check(_own_name)]
-RoutingKey = Annotated[str, Check(_short_string)]
+ShortString = Annotated[str, Check(_short_string)]
 Target = Annotated[str, Check(_target)]
 Table = Annotated[dict[str, Any], Check(_table)]
 Size = Annotated[int, Field(ge=0, le=MAX_LONG)]
@@ -208,7 +217,7 @@ class BindingEntry(_Entry):
     """One of the ``bindings:`` of a queue."""
 
     exchange: Name
-    routing_key: RoutingKey = ""
+    routing_key: ShortString = ""
     arguments: Table = {}
 
 
@@ -228,8 +237,8 @@ class QueueEntry(_Entry):
     x_max_length: Size | None = None
     x_max_length_bytes: Size | None = None
     x_overflow: Overflow | None = None
-    x_dead_letter_exchange: RoutingKey | None = None
-    x_dead_letter_routing_key: RoutingKey | None = None
+    x_dead_letter_exchange: ShortString | None = None
+    x_dead_letter_routing_key: ShortString | None = None
     x_dead_letter_strategy: Literal["at-most-once", "at-least-once"] | None = None
     x_single_active_consumer: bool | None = None
     x_consumer_timeout: Period | None = None
@@ -329,7 +338,7 @@ def read(text: str | bytes, source: str) -> Declarations:
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _Loader(_SafeLoader):  # type: ignore[misc]
+class _Loader(_SafeLoader):
     """Plain YAML values only, not too deep, and numbers as they look."""
 
     def __init__(self, text: str | bytes) -> None:
@@ -365,7 +374,7 @@ class _Loader(_SafeLoader):  # type: ignore[misc]
             return node.value
         try:
             return super().construct_object(node, deep)
-        except (yaml.YAMLError, RecursionError):
+        except yaml.YAMLError:
             raise
         except Exception as error:  # PyYAML lets out whatever datetime or int raise
             what = f"{_show(node.value)} is no {node.tag.rpartition(':')[2]}"
@@ -671,7 +680,7 @@ def _add_detail(
 
 def _known_key(key: Any, model: type[_Entry]) -> str:
     names = list(model.model_fields)
-    guess = _did_you_mean(str(key).replace("-", "_"), names)
+    guess = _did_you_mean(str(key), names)
     if guess:
         return guess
     known = [name for name in names if name not in QUEUE_ARGUMENTS]

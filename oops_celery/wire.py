@@ -20,6 +20,12 @@ CONTENT_ENCODING = "binary"
 #: kombu's name for the serializer of the republish task.
 SERIALIZER = "oops"
 
+#: kombu's name for the serializer of any other message that the worker made a task.
+#: The mark before its body is there because kombu decodes no empty body.
+ADOPTED = "oops-adopted"
+ADOPTED_CONTENT_TYPE = "application/x-oops-adopted"
+ADOPTED_MARK = b"\x00"
+
 #: Levels of nesting that a report may have. MongoDB sets the same limit for BSON, and
 #: the pure Python bson package still reads that deep within Python's default stack.
 MAX_DEPTH = 100
@@ -87,9 +93,7 @@ def encode(report: Mapping[str, Any], inherit_id: bool = False) -> Encoded:
     if own_id:
         body = _encode_any(report)
         report_id = own_id if isinstance(own_id, str) else _text(own_id)
-        if len(report_id.encode("utf-8", "replace")) <= MAX_TASK_ID:
-            return Encoded(report_id, _text(report_id), body)
-        return Encoded(report_id, _hash_id(body), body)
+        return Encoded(report_id, task_id(report_id, body), body)
     body = _encode_any({key: report[key] for key in report if key != "id"})
     report_id = _hash_id(body)
     return Encoded(report_id, report_id, _append_id(body, report_id))
@@ -101,17 +105,94 @@ def decode(body: bytes) -> dict[str, Any]:
     Raises:
         Undecodable: The body is not one whole BSON document.
     """
-    size = len(body)
-    # The pure Python bson package reads past broken lengths, so check the frame here:
-    # int32 length, elements, NUL (bsonspec.org).
-    if size < 5 or struct.unpack_from("<i", body)[0] != size or body[-1] != 0:
-        raise Undecodable(
-            f"not a BSON document: {size} bytes that start with {body[:8].hex(' ')!r}"
-        )
+    _check_frame(body)
     try:
         return _loads(body)
     except Exception as error:  # each library raises its own kinds
         raise Undecodable(f"not a BSON document: {_text(error)}") from error
+
+
+def task_id(report_id: str | None, body: bytes) -> str:
+    """Return the id of the task that carries a report.
+
+    The report's own id; where it has none, or one that AMQP cannot carry, the hash of
+    the body, which is the id that oops-amqp would have given it.
+    """
+    text = _text(report_id or "")
+    return text if 0 < len(text.encode()) <= MAX_TASK_ID else _hash_id(body)
+
+
+def peek(body: bytes, names: tuple[str, ...]) -> dict[str, str]:
+    """Read texts at the top of a report, without decoding the rest.
+
+    Args:
+        body: The message body.
+        names: The elements that are wanted; one that is no text is left out.
+
+    Raises:
+        Undecodable: The body is not one whole BSON document.
+    """
+    _check_frame(body)
+    found: dict[str, str] = {}
+    place, end = 4, len(body) - 1
+    try:
+        while place < end:
+            kind = body[place]
+            name_end = body.index(0, place + 1)
+            name = body[place + 1 : name_end].decode()
+            place = name_end + 1
+            size = _element_size(body, kind, place)
+            if kind == _STRING and name in names:
+                found[name] = body[place + 4 : place + size - 1].decode()
+            place += size
+    except (ValueError, IndexError, struct.error, KeyError) as error:
+        raise Undecodable(f"not a BSON document: {_text(error)}") from error
+    if place != end:
+        raise Undecodable("not a BSON document: its last element is too long")
+    return found
+
+
+_STRING = 0x02
+
+#: Bytes of the values of fixed size, by the type of the element (bsonspec.org).
+_FIXED_SIZES = {
+    **dict.fromkeys((0x06, 0x0A, 0x7F, 0xFF), 0),
+    0x08: 1,
+    0x10: 4,
+    **dict.fromkeys((0x01, 0x09, 0x11, 0x12), 8),
+    0x07: 12,
+    0x13: 16,
+}
+#: Bytes of the other values, beside the number that an int32 before them says.
+_PREFIXED_SIZES = {
+    **dict.fromkeys((0x03, 0x04, 0x0F), 0),
+    **dict.fromkeys((_STRING, 0x0D, 0x0E), 4),
+    0x05: 5,
+    0x0C: 16,
+}
+
+
+def _element_size(body: bytes, kind: int, place: int) -> int:
+    if kind in _FIXED_SIZES:
+        return _FIXED_SIZES[kind]
+    if kind == 0x0B:  # a regular expression: two texts that end with NUL
+        return body.index(0, body.index(0, place) + 1) + 1 - place
+    length: int = struct.unpack_from("<i", body, place)[0]
+    if length < 0:
+        raise ValueError(f"an element of {length} bytes")
+    return length + _PREFIXED_SIZES[kind]
+
+
+def _check_frame(body: bytes) -> None:
+    """Check the frame: int32 length, elements, NUL (bsonspec.org).
+
+    The pure Python bson package reads past broken lengths.
+    """
+    size = len(body)
+    if size < 5 or struct.unpack_from("<i", body)[0] != size or body[-1] != 0:
+        raise Undecodable(
+            f"not a BSON document: {size} bytes that start with {body[:8].hex(' ')!r}"
+        )
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -229,4 +310,9 @@ def _task_body(body: bytes | str) -> tuple[Any, ...]:
     return (body,), {}, {}
 
 
+def _adopted_body(marked: bytes) -> tuple[Any, ...]:
+    return (marked[len(ADOPTED_MARK) :],), {}, {}
+
+
 register(SERIALIZER, _body_of, _task_body, CONTENT_TYPE, CONTENT_ENCODING)
+register(ADOPTED, None, _adopted_body, ADOPTED_CONTENT_TYPE, CONTENT_ENCODING)

@@ -24,7 +24,7 @@ GIVE_BACK_PAUSE = 1.0
     bind=True,
     name=TASK_NAME,
     serializer=wire.SERIALIZER,
-    Request="oops_celery.consumer:Request",
+    Request="oops_celery.consumer:ReportRequest",
     acks_late=True,
     reject_on_worker_lost=True,
     acks_on_timeout=False,
@@ -79,6 +79,7 @@ def _retry_later(task: Task, body: bytes, error: Exception) -> None:
         )
     options = task_options(
         app,
+        TASK_NAME,
         task.request.id,
         task.request.get("argsrepr", ""),
         retries=attempts,
@@ -93,6 +94,7 @@ def _park(task: Task, body: bytes, error: Exception) -> None:
     request = task.request
     options = task_options(
         app,
+        TASK_NAME,
         request.id,
         request.get("argsrepr", ""),
         retries=_attempts(task) - 1,

@@ -242,7 +242,7 @@ def worker(broker: Node, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
 
     yield start
     for one in started:
-        one.stop()
+        one.kill()  # much faster than a warm shutdown
 
 
 @pytest.fixture

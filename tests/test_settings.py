@@ -196,7 +196,8 @@ mine = celery.Celery("mine")
 mine.config_from_object("celeryconfig")
 oops_celery.publisher
 print(celery.current_app == mine, mine.conf.broker_url, mine.conf.task_default_queue)
-print(oops_celery.app.connection_for_write().as_uri(), oops_celery.app.conf.task_default_queue)
+app = oops_celery.app
+print(app.connection_for_write().as_uri(), app.conf.task_default_queue)
 """
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import pickle
 import random
 import subprocess
@@ -205,14 +206,14 @@ class TestWhatIsRead:
             f"- {{queue: q{n}, x_message_ttl: {n}, x_dead_letter_exchange: ''}}\n"
             for n in numbers
         )
-        start = time.monotonic()
+        start = time.process_time()
         topology = Topology.parse("queues:\n" + text)
-        seconds = time.monotonic() - start
+        seconds = time.process_time() - start
 
         arguments = [each.queue_arguments for each in topology.queues]
         assert [each["x-message-ttl"] for each in arguments] == numbers
         assert {type(each["x-message-ttl"]) for each in arguments} == {int}
-        assert seconds < 60
+        assert seconds < 60 or not yaml.__with_libyaml__
         assert gc.isenabled()
 
     def test_every_argument_goes_by_rabbitmqs_name(self) -> None:
@@ -335,43 +336,45 @@ class TestValues:
 
     def test_equal_when_they_declare_the_same(self) -> None:
         """Neither the file's name nor its comments and order of keys count."""
-        one = Topology.parse("queues: [{queue: q, x_max_length: 1}]", "one.yml")
-        other = Topology.parse(
-            "# !\nqueues: [{x_max_length: 1, queue: q}]", "other.yml"
-        )
+        one = Topology.parse("queues: [{queue: q, x_message_ttl: 1}]", "one.yml")
+        other = Topology.parse("# !\nqueues: [{x_message_ttl: 1, queue: q}]", "two.yml")
 
         assert one == other
         assert hash(one) == hash(other)
 
-    @pytest.mark.parametrize(
-        "entry",
-        [
+    def test_queues_that_declare_something_else_are_not_equal(self) -> None:
+        """Each thing that goes to the broker makes a difference."""
+        entries = [
+            "",
             "passive: true",
             "exclusive: true",
+            "auto_delete: true",
             "durable: false",
             "x_max_length: 1",
             "bindings: [{exchange: e}]",
-            "bindings: [{exchange: e, routing_key: k}]",
             "bindings: [{exchange: f}]",
+            "bindings: [{exchange: e, routing_key: k}]",
             "bindings: [{exchange: e, arguments: {x-match: any}}]",
-        ],
-    )
-    def test_queues_that_declare_something_else_are_not_equal(self, entry: str) -> None:
-        """Each thing that goes to the broker makes a difference."""
-        others = [
-            queue(""),
-            queue("bindings: [{exchange: e, routing_key: l}]"),
-            queue("auto_delete: true"),
         ]
 
-        assert all(queue(entry) != other for other in others)
-        assert queue(entry) == queue(entry)
+        for one, other in itertools.product(entries, entries):
+            assert (queue(one) == queue(other)) == (one == other)
+            assert (queue(one) != queue(other)) == (one != other)
 
     def test_exchanges_that_declare_something_else_are_not_equal(self) -> None:
-        """An internal exchange is not the same as one that is not."""
-        assert Exchange("e", internal=True) != Exchange("e")
-        assert Exchange("e", passive=True) != Exchange("e")
-        assert Exchange("e", internal=True) == Exchange("e", internal=True)
+        """As with queues; kombu does not see that one is internal or passive."""
+        ways: list[dict[str, object]] = [
+            {},
+            {"type": "fanout"},
+            {"durable": False},
+            {"auto_delete": True},
+            {"internal": True},
+            {"passive": True},
+            {"arguments": {"alternate-exchange": "f"}},
+        ]
+
+        for one, other in itertools.product(ways, ways):
+            assert (Exchange("e", **one) == Exchange("e", **other)) == (one == other)
 
     @pytest.mark.parametrize("another", [copy.copy, pickle.loads])
     def test_a_copy_of_a_queue_is_the_same(self, another: object) -> None:
@@ -546,7 +549,7 @@ consumers:
     @pytest.mark.parametrize(
         ("key", "meant"),
         [
-            ("x-message-ttl", "x_message_ttl"),
+            *((name, key) for key, name in QUEUE_ARGUMENTS.items()),
             ("auto-delete", "auto_delete"),
             ("durabel", "durable"),
             ("binding", "bindings"),
@@ -557,6 +560,25 @@ consumers:
         text = f"queues: [{{queue: q, {key}: 1}}]"
 
         assert mistake(text).endswith(f"{key}: unknown key; did you mean {meant}?")
+
+    def test_an_unknown_key_is_one_even_without_a_value(self) -> None:
+        """Null means not set, but only for keys that there are."""
+        assert "zzz: unknown key" in mistake("queues: [{queue: q, zzz: null}]")
+
+    @pytest.mark.parametrize(
+        ("text", "line"),
+        [
+            ("queues:\n- queue: q\n  bindings:\n    exchange: e\n", 3),
+            ("queues:\n- queue: q\n  durable:\n    [\n    1]\n", 3),
+            ("queues:\n- &a\n  queue: q\n- <<: *a\n  queue:\n    9\n", 5),
+            ("queues:\n- &a\n  queue: q\n  durable: 9\n- <<: *a\n  queue: p\n", 4),
+            ("queues:\n-\n  durable: true\n", 3),
+            ("\n\nqueues: 1\n", 3),
+        ],
+    )
+    def test_the_line_is_that_of_the_key(self, text: str, line: int) -> None:
+        """Not that of its value; nor that of what it replaces by a merge key."""
+        assert {problem.line for problem in problems(text)} == {line}
 
     def test_an_unrecognizable_key_gets_the_list_of_keys(self) -> None:
         """Where nothing is similar, all that there is is shown."""
@@ -610,6 +632,7 @@ consumers:
             ("bindings: [{exchange: ''}]", "is empty; give it a name"),
             (f"bindings: [{{exchange: {'é' * 128}}}]", "has 256 bytes; AMQP takes at"),
             (f"bindings: [{{exchange: e, routing_key: {'k' * 256}}}]", "has 256 bytes"),
+            (f"x_max_length: !!int 0x{'f' * 5000}", "a huge number is too large"),
             ("1: 2", "1: a key must be text; put it in quotes"),
         ],
     )
@@ -697,7 +720,8 @@ consumers:
         said = mistake(f"queues: [{{queue: q, x_queue_type: {kind}, {entry}}}]")
 
         assert f"RabbitMQ refuses it for a {kind} queue" in said
-        assert Topology.parse(f"queues: [{{queue: q, x_queue_type: classic, {entry}}}]")
+        assert queue(f"x_queue_type: classic, {entry}")
+        assert queue(f"x_queue_type: {kind}, {entry}, passive: true")
 
     def test_a_key_that_stands_there_twice(self) -> None:
         """YAML would take the second one in silence."""
@@ -723,6 +747,25 @@ consumers:
         text = f"exchanges: [{{exchange: e, arguments: {arguments}}}]"
 
         assert "exchanges[0].arguments" in mistake(text)
+
+    def test_a_table_fits_into_a_frame(self) -> None:
+        """RabbitMQ ends the connection over a method of more than 131,072 bytes."""
+        text = "exchanges: [{exchange: e, arguments: {a: %s}}]"
+
+        assert Topology.parse(text % ("x" * 65_000))
+        assert "is too large" in mistake(text % ("x" * 66_000))
+
+    def test_aliases_do_not_make_it_too_deep(self) -> None:
+        """A flat file can say what is thousands of levels deep."""
+        lists = ["a0: &a0 [x]"]
+        lists += [f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 3000)]
+        lists += ["exchanges: [{exchange: e, arguments: {a: *a2999}}]"]
+        merges = ["a0: &a0 {x: 1}"]
+        merges += [f"a{n}: &a{n} {{<<: *a{n - 1}}}" for n in range(1, 3000)]
+        merges += ["<<: *a2999"]
+
+        assert any("is too large" in each.text for each in problems("\n".join(lists)))
+        assert "nested too deep" in mistake("\n".join(merges))
 
     def test_a_name_of_255_bytes_is_good(self) -> None:
         """The limit itself is allowed."""
@@ -861,7 +904,7 @@ class TestUnreadableFiles:
             ),
             ("queues: !!int x", "line 1: bad YAML: 'x' is no int"),
             ("queues: !!bool x", "line 1: bad YAML: 'x' is no bool"),
-            ("queues: !!timestamp x", "line 1: bad YAML: 'x' is no timestamp"),
+            ("queues: !!timestamp x", "'x' is no timestamp; text goes in quotes"),
             (
                 "queues: !!python/object:os.system x",
                 "is not for this file; write plain",

@@ -26,7 +26,8 @@ class Session:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.name = uuid.uuid4().hex[:8]
+        # Without the letter, one in fifty would be a number in YAML.
+        self.name = f"t{uuid.uuid4().hex[:8]}"
         self.connection = kombu.Connection(url)
         self.connection.connect()
 

@@ -195,6 +195,55 @@ def test_a_flipped_byte_gives_no_other_error(place: int, value: int) -> None:
         pass
 
 
+@given(report=reports, more=st.dictionaries(st.sampled_from(["type", "id"]), st.text()))
+def test_a_peek_finds_what_decoding_finds(report: dict, more: dict) -> None:
+    body = anybson.dumps({**report, **more})
+    names = ("type", "id", *report)
+    expected = {
+        name: value
+        for name, value in wire.decode(body).items()
+        if name in names and isinstance(value, str)
+    }
+    assert wire.peek(body, names) == expected
+
+
+@given(st.integers(0, len(whole) - 1), st.integers(0, 255))
+def test_a_peek_at_broken_bytes_gives_no_other_error(place: int, value: int) -> None:
+    try:
+        wire.peek(whole[:place] + bytes([value]) + whole[place + 1 :], ("type",))
+    except wire.Undecodable:
+        pass
+
+
+def test_a_peek_knows_every_type_of_bson() -> None:
+    """All that PyMongo can write is walked over, to the element behind it."""
+    import bson
+
+    every = {
+        "double": 1.5,
+        "string": "s",
+        "document": {"a": {}},
+        "array": [1, "x"],
+        "binary": b"abc",
+        "object id": bson.ObjectId(),
+        "bool": True,
+        "date": datetime.datetime(2026, 1, 1),
+        "null": None,
+        "regex": re.compile("a+b", re.I),
+        "pointer": bson.DBRef("c", 5),
+        "code": bson.Code("f()"),
+        "scope": bson.Code("f()", {"x": 1}),
+        "int32": 5,
+        "timestamp": bson.timestamp.Timestamp(1, 2),
+        "int64": 2**40,
+        "decimal": bson.decimal128.Decimal128("1.5"),
+        "min": bson.min_key.MinKey(),
+        "max": bson.max_key.MaxKey(),
+        "id": "found",
+    }
+    assert wire.peek(bson.encode(every), ("id",)) == {"id": "found"}
+
+
 def test_the_serializer_never_parses() -> None:
     """Celery decodes in the main process too: that must cost nothing and never fail."""
     for body in (b"garbage", whole):

@@ -280,6 +280,55 @@ def test_what_is_no_report_is_parked_unchanged(
     assert "Unrecoverable" not in started.text()
 
 
+def test_reports_of_oops_amqp_are_adopted(
+    broker: Node, worker: StartWorker, publish: Publisher, old_python: Path
+) -> None:
+    """Mixed with our own on one queue: each arrives once, under its publisher's id."""
+    started = worker()
+    program = f"""
+import functools, amqp, oops_amqp
+factory = functools.partial(amqp.Connection, host={broker.host!r})
+publisher = oops_amqp.Publisher(factory, "oopses", "")
+for n in range(100):
+    print(*publisher({{"type": "ValueError", "n": n, "password": "s3cr3t"}}))
+"""
+    old = subprocess.Popen(
+        [old_python, "-c", program], stdout=subprocess.PIPE, text=True
+    )
+    sent = [publish({"type": "KeyError", "n": n})[0] for n in range(100)]
+    sent += old.communicate(timeout=60)[0].split()
+    assert len(set(sent)) == 200
+    eventually(lambda: len(started.files()) == 200)
+    assert sorted(ids(started)) == sorted(sent)
+    for one in sent:
+        eventually(lambda one=one: f"[{one}] succeeded in" in started.text())
+    assert broker.count("oopses.dead") == 0
+    assert "s3cr3t" not in started.text()
+
+
+def test_an_adopted_report_is_retried_and_parked_like_any_other(
+    broker: Node, worker: StartWorker, keeper: Any
+) -> None:
+    started = worker(
+        **keeper(
+            """
+            if report.get("bad"): return []
+            return [] if seen == 1 else repository.publish(report)
+            """
+        ),
+        OOPS_MAX_RETRIES="2",
+    )
+    good, bad = wire.encode({"n": 1}), wire.encode({"bad": 1})
+    broker.publish("oopses", good.body)
+    broker.publish("oopses", bad.body)
+    eventually(lambda: ids(started) == [good.id])
+    eventually(lambda: broker.count("oopses.dead") == 1)
+    (message,) = broker.messages("oopses.dead")
+    assert message.body == bad.body
+    assert message.headers["id"] == bad.id
+    assert message.headers["oops-attempts"] == 3
+
+
 def test_odd_numbers_of_retries_do_no_harm(
     broker: Node, worker: StartWorker, keeper: Any
 ) -> None:
@@ -359,11 +408,12 @@ def test_a_report_that_kills_its_process_is_parked(
 def test_a_publisher_that_exits_loses_nothing(
     broker: Node, worker: StartWorker, publish: Publisher, keeper: Any
 ) -> None:
-    started = worker(**keeper('sys.exit("no")'))
+    started = worker(**keeper('sys.exit("no")'), OOPS_MAX_RETRIES="1")
     (sent,) = publish({"n": 1})
     eventually(lambda: broker.count("oopses.dead") == 1)
     (message,) = broker.messages("oopses.dead")
     assert message.headers["id"] == sent
+    assert message.headers["oops-reason"] == "SystemExit: no"
     assert started.process.poll() is None
 
 

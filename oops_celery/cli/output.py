@@ -1,0 +1,71 @@
+"""How a command speaks: to a terminal of any width, or into a pipe."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+
+from rich.console import Console
+from rich.text import Text
+
+#: Columns that a line has at least, however narrow the terminal says it is.
+MIN_WIDTH = 20
+
+
+def say(console: Console, text: str, label: str = "", style: str = "") -> None:
+    """Print one thing: wrapped for a reader, on one line for a program.
+
+    A terminal is wrapped to its width, and so is anything where COLUMNS is set. A pipe
+    gets one line, so that grep finds all of it.
+
+    Args:
+        console: Where to.
+        text: What; control characters and what the encoding lacks are escaped.
+        label: What to begin with, in `style`.
+        style: A style of rich.
+    """
+    line = Text.assemble((label, style), escaped(text, console.encoding))
+    if console.is_terminal or os.environ.get("COLUMNS"):
+        width = max(console.width - 2, MIN_WIDTH)
+        lines = line.wrap(console, width, overflow="fold")
+        for part in lines:
+            part.rstrip()
+        line = Text("\n  ").join(lines)
+    console.print(line, soft_wrap=True)
+
+
+def escaped(text: str, encoding: str = "utf-8") -> str:
+    """Return text that does nothing to a terminal, and that `encoding` has."""
+    safe = "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in text
+    )
+    return safe.encode(encoding, "backslashreplace").decode(encoding)
+
+
+@contextmanager
+def others_on_stderr() -> Iterator[None]:
+    """Send what other people's code prints to standard error.
+
+    Also what it has programs of its own print, and what it prints when the process
+    ends: standard output is for the command alone, which may be writing JSON.
+    """
+    if sys.stdout is None:  # closed by the shell: there is nothing to keep clean
+        yield
+        return
+    sys.stdout.flush()
+    ours = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if sys.__stdout__:
+            sys.__stdout__.flush()
+        os.dup2(ours, 1)
+        os.close(ours)
+        # The last to register is the first to be called.
+        atexit.register(setattr, sys, "stdout", sys.__stderr__)

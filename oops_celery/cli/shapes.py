@@ -1,0 +1,55 @@
+"""What a startup handler and a consumer look like, as amqp-dispatcher has them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+#: What a consumer has, and how many arguments amqp-dispatcher calls it with.
+METHODS = {
+    "consume": (2, "def consume(self, amqp, msg)"),
+    "shutdown": (1, "def shutdown(self, exception=None)"),
+}
+
+
+def wrong_with_handler(name: str, handler: Any) -> Iterator[str]:
+    """Yield why a worker cannot call it when it starts."""
+    if not callable(handler):
+        yield f"{name} is of type {type(handler).__name__}; it must be a function"
+    elif not _takes(handler, 0):
+        yield f"{name} is called without arguments; write def {name}()"
+
+
+def wrong_with_consumer(name: str, consumer: Any) -> Iterator[str]:
+    """Yield why a worker cannot give messages to it."""
+    if not inspect.isclass(consumer):
+        yield f"{name} is of type {type(consumer).__name__}; it must be a class"
+        return
+    if not _takes(consumer, 0):
+        yield f"{name} is made without arguments; its __init__ needs some"
+    for method, (count, form) in METHODS.items():
+        if not callable(getattr(consumer, method, None)):
+            yield f"{name} has no method {method}; write {form}"
+        elif not _takes(_bound(consumer, method), count):
+            yield f"{name}.{method} is called with {count} arguments; write {form}"
+
+
+def _bound(consumer: type, name: str) -> Any:
+    """Return a method as an instance has it, without making an instance."""
+    method = inspect.getattr_static(consumer, name)
+    if inspect.isfunction(method) or isinstance(method, staticmethod | classmethod):
+        return method.__get__(object(), consumer)
+    return None  # a callable of another kind: only its call would tell
+
+
+def _takes(function: Any, count: int) -> bool:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # nothing is known: written in C, say
+        return True
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
