@@ -14,22 +14,19 @@ from __future__ import annotations
 
 import gc
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.resources import files
-from types import TracebackType
-from typing import Any
 
-import amqp
 import kombu
-from amqp import spec
-from kombu.transport import virtual
 
-from oops_celery import topology_schema as schema
-from oops_celery.topology_schema import Problem, TopologyError
+from oops_celery.declaring import Declaring, Refusal
+from oops_celery.entities import Channel, Exchange, Queue
+from oops_celery.topology_checks import read
+from oops_celery.topology_schema import ExchangeEntry, QueueEntry
+from oops_celery.topology_yaml import Problem, TopologyError
 
 __all__ = [
     "ConsumerEntry",
@@ -40,114 +37,6 @@ __all__ = [
     "Topology",
     "TopologyError",
 ]
-
-#: A kombu channel, of whatever transport.
-Channel = Any
-
-#: What kombu's virtual transports raise for an exchange declared in two ways.
-_NotEquivalent = virtual.base.NotEquivalentError
-
-
-class Exchange(kombu.Exchange):
-    """An exchange of the file: kombu's, with `internal` (only exchanges feed it)."""
-
-    internal = False
-
-    attrs = (*kombu.Exchange.attrs, ("internal", bool))
-
-    def declare(
-        self, nowait: bool = False, passive: bool | None = None, channel: Channel = None
-    ) -> Any:
-        """Declare the exchange; where it is passive, check that it is there."""
-        channel = channel or self.channel
-        if not (self.internal and isinstance(channel, amqp.Channel)):
-            return super().declare(nowait=nowait, passive=passive, channel=channel)
-        passive = self.passive if passive is None else passive
-        flags = (passive, self.durable, self.auto_delete, self.internal, nowait)
-        # py-amqp's exchange_declare has no way to set the internal flag.
-        return channel.send_method(
-            spec.Exchange.Declare,
-            "BssbbbbbF",
-            (0, self.name, self.type, *flags, self.arguments),
-            wait=None if nowait else spec.Exchange.DeclareOk,
-        )
-
-    def _declared(self) -> tuple[Any, ...]:
-        flags = (self.durable, self.auto_delete, self.internal, self.passive)
-        return self.name, self.type, *flags, self.arguments or {}
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Exchange) and self._declared() == other._declared()
-
-    __hash__ = kombu.Exchange.__hash__
-
-
-class Queue(kombu.Queue):
-    """A queue of the file.
-
-    Unlike kombu's it may be `passive`; it may be `exclusive` without `auto_delete`; and
-    it is bound by its `bindings` alone, to exchanges that must be there. Without
-    bindings it has no exchange at all. Its numbers are in `queue_arguments`, as they
-    were written: kombu's own `message_ttl` and `expires` are seconds.
-    """
-
-    passive = False
-
-    attrs = (*kombu.Queue.attrs, ("passive", bool))
-
-    def __init__(
-        self,
-        name: str = "",
-        exchange: Any = None,
-        *,
-        bindings: Iterable[Any] | None = None,
-        auto_delete: bool | None = False,
-        **more: Any,
-    ) -> None:
-        super().__init__(name, exchange, bindings=bindings, **more)
-        # kombu sets it for each exclusive queue.
-        self.auto_delete = bool(auto_delete)
-        if bindings:
-            # kombu keeps a set: its order changes from one run to the next.
-            self.bindings = list(bindings)
-        if exchange is None:
-            self.exchange = None
-
-    def declare(self, nowait: bool = False, channel: Channel = None) -> str:
-        """Declare the queue, then its bindings.
-
-        Not its `exchange`: Celery gives its default one to each queue that has none.
-        """
-        if not self.no_declare:
-            self.queue_declare(nowait=nowait, channel=channel)
-            for binding in self.bindings:
-                binding.bind(self, nowait=nowait, channel=channel)
-        return str(self.name)
-
-    def queue_declare(
-        self, nowait: bool = False, passive: bool = False, channel: Channel = None
-    ) -> Any:
-        """Declare the queue alone; where it is passive, check that it is there."""
-        passive = passive or self.passive
-        return super().queue_declare(nowait=nowait, passive=passive, channel=channel)
-
-    def _declared(self) -> tuple[Any, ...]:
-        flags = (self.durable, self.auto_delete, self.exclusive, self.passive)
-        bindings = [
-            (binding.exchange.name, binding.routing_key, binding.arguments or {})
-            for binding in self.bindings
-        ]
-        return self.name, *flags, self.queue_arguments or {}, bindings
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Queue) and self._declared() == other._declared()
-
-    __hash__ = kombu.Queue.__hash__
-
-    def __repr__(self) -> str:
-        bindings = ", ".join(map(str, self.bindings))
-        more = f" <- {bindings}" if bindings else ""
-        return f"<Queue {self.name}{more} {self.queue_arguments or {}}>"
 
 
 @dataclass(frozen=True)
@@ -224,7 +113,7 @@ class Topology:
             TopologyError: It cannot be used; every mistake is named.
         """
         with _no_garbage_collection():
-            file = schema.read(text, source)
+            file = read(text, source)
             return cls(
                 exchanges=tuple(map(_exchange, file.exchanges)),
                 queues=tuple(map(_queue, file.queues)),
@@ -304,7 +193,7 @@ class Topology:
         Raises:
             OSError, amqp.exceptions.ConnectionError: Whatever the connection raises.
         """
-        with _Declaring(open_channel) as declaring:
+        with Declaring(open_channel) as declaring:
             for exchange in self.exchanges:
                 declaring.attempt("exchange", exchange, exchange.declare)
             for queue in self.queues:
@@ -345,12 +234,12 @@ def _some(names: list[str], most: int = 8) -> str:
     return f"{shown}... ({len(names)})" if len(names) > most else shown
 
 
-def _exchange(entry: schema.ExchangeEntry) -> Exchange:
+def _exchange(entry: ExchangeEntry) -> Exchange:
     values = entry.model_dump()
     return Exchange(values.pop("exchange"), **values)
 
 
-def _queue(entry: schema.QueueEntry) -> Queue:
+def _queue(entry: QueueEntry) -> Queue:
     bindings = [
         kombu.binding(
             # Whoever only binds to an exchange does not know how it is declared.
@@ -369,150 +258,3 @@ def _queue(entry: schema.QueueEntry) -> Queue:
         passive=entry.passive,
         queue_arguments=entry.arguments(),
     )
-
-
-class _Declaring:
-    """Declares one thing after another, on a new channel after each refusal."""
-
-    def __init__(self, open_channel: Callable[[], Channel]) -> None:
-        self.refusals: list[Refusal] = []
-        self._open_channel = open_channel
-        self._channel: Channel = None
-        #: Exchanges and queues that nothing can be bound to, or from.
-        self._unusable: set[tuple[str, str]] = set()
-
-    def __enter__(self) -> _Declaring:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        # After an exception the connection is broken, or its owner in a hurry.
-        if error is None:
-            self._close()
-
-    def attempt(self, kind: str, thing: Any, declare: Callable[..., Any]) -> None:
-        """Declare an exchange or a queue."""
-        refused = self._try(lambda channel: declare(channel=channel))
-        if refused is None:
-            return
-        code, text = refused
-        self.refusals.append(Refusal(kind, thing.name, code, text, thing.passive))
-        # Missing, or another connection's own: its bindings would only be refused too.
-        if code in (404, 405):
-            self._unusable.add((kind, thing.name))
-
-    def bind(self, queue: Queue, binding: Any) -> None:
-        """Declare a binding."""
-        source = binding.exchange.name
-        if {("queue", queue.name), ("exchange", source)} & self._unusable:
-            return
-        refused = self._try(partial(_bind, queue, binding))
-        if refused is not None:
-            key = f" ({binding.routing_key})" if binding.routing_key else ""
-            name = f"{source} -> {queue.name}{key}"
-            self.refusals.append(Refusal("binding", name, *refused))
-
-    def _try(self, declare: Callable[[Channel], Any]) -> tuple[int, str] | None:
-        if self._channel is None:
-            self._channel = self._open_channel()
-        try:
-            declare(self._channel)
-        except _NotEquivalent as error:
-            return 406, str(error)
-        except amqp.ChannelError as error:
-            self._close()  # the broker has closed its side
-            return int(error.reply_code), str(error.reply_text)
-        return None
-
-    def _close(self) -> None:
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            channel.close()
-
-
-def _bind(queue: Queue, binding: Any, channel: Channel) -> None:
-    if isinstance(channel, virtual.Channel):
-        # There a missing exchange is a KeyError, and the binding half made.
-        channel.exchange_declare(binding.exchange.name, passive=True)
-    binding.bind(queue, channel=channel)
-
-
-#: What RabbitMQ says of an argument that differs. The text ends after 255 bytes: a long
-#: name leaves no room for the values.
-_INEQUIVALENT = re.compile(
-    r"inequivalent arg '(?P<argument>[^']+)'"
-    r"(?:.*: received (?P<file>.+) but current is (?P<broker>.+))?",
-    re.DOTALL,
-)
-#: A value there: ``'10'``, or ``the value '10' of type 'signedint'``, or ``none``.
-_VALUE = re.compile(r"the value '(.*)' of type '\w+'|'(.*)'", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Something that the broker did not declare; as text, a line that says what to do.
-
-    Attributes:
-        kind: ``exchange``, ``queue`` or ``binding``.
-        name: The exchange, the queue, or ``exchange -> queue (routing key)``.
-        code: The reply code of AMQP 0-9-1: 403, 404, 405 or 406.
-        text: What the broker said.
-        passive: Whether the file says passive, so that nothing was to be made.
-    """
-
-    kind: str
-    name: str
-    code: int
-    text: str
-    passive: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name}: {self._reason()}"
-
-    def _reason(self) -> str:
-        said = self.text.partition(" - ")[2] or self.text
-        if self.code == 406:
-            return self._difference() or f"the broker says: {said}; change the file"
-        if self.code == 404 and self.passive:
-            return (
-                "it is not there, and the file says passive: true, so it is not made;"
-                " make it first, or remove passive from the file"
-            )
-        return f"the broker says: {said}; {self._way_out()}"
-
-    def _difference(self) -> str | None:
-        found = _INEQUIVALENT.search(self.text)
-        if not found:
-            return None
-        argument = found["argument"]
-        if self.kind == "queue":
-            argument = argument.replace("-", "_")  # as the file has it
-        differs = "is not the same in the file and at the broker"
-        if found["file"]:
-            mine, theirs = _value(found["file"]), _value(found["broker"])
-            differs = f"is {mine} in the file, but {theirs} at the broker"
-        when = "once it is empty" if self.kind == "queue" else "with its bindings"
-        return (
-            f"{argument} {differs}; change the file, or delete the {self.kind} at the"
-            f" broker {when}"
-        )
-
-    def _way_out(self) -> str:
-        if self.code == 403 and self.kind == "binding":
-            return "the user needs to write to the queue and to read from the exchange"
-        if self.code == 403:
-            return "give the user the right to configure it, or say passive: true"
-        if self.code == 405:
-            return "end the connection that has it, or change exclusive in the file"
-        return "declare it in the file, or make it at the broker first"
-
-
-def _value(text: str) -> str:
-    found = _VALUE.fullmatch(text)
-    if found:
-        return found[1] or found[2] or '""'
-    return "not set" if text == "none" else text

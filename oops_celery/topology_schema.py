@@ -1,7 +1,4 @@
-"""What a topology file may say, and all that is wrong with one.
-
-`read` takes YAML text and gives a `Declarations`, or raises a `TopologyError` that
-lists every mistake with its line. Nothing here knows a broker.
+"""What a topology file may say: its keys, and the values that each may have.
 
 The keys are amqp-dispatcher's, and every queue argument that RabbitMQ 3.10 to 4.3 knows
 (https://www.rabbitmq.com/docs/queues#optional-arguments): ``x-message-ttl`` is written
@@ -10,21 +7,13 @@ The keys are amqp-dispatcher's, and every queue argument that RabbitMQ 3.10 to 4
 
 from __future__ import annotations
 
-import datetime
 import re
-import reprlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator as Check
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-#: Where something stands in the file: ``("queues", 1, "x_message_ttl")``.
-Path = tuple[Any, ...]
+from oops_celery.wording import did_you_mean, kind, show
 
 #: Bytes of a name or a routing key: a short string of AMQP 0-9-1.
 MAX_SHORT_STRING = 255
@@ -38,57 +27,6 @@ MAX_TABLE = 65_536
 MAX_DEPTH = 50
 
 EXCHANGE_TYPES = ("direct", "fanout", "topic", "headers")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One finding in a topology file.
-
-    Attributes:
-        path: The thing: ``queues[1].x_message_ttl``; empty for the file itself.
-        line: Its line in the file, from 1, where it is known.
-        text: What is wrong, with the value and the way out.
-        fatal: Whether the file cannot be used. Otherwise it is a warning.
-    """
-
-    path: str
-    line: int | None
-    text: str
-    fatal: bool = True
-
-    def __str__(self) -> str:
-        at = f"line {self.line}" if self.line else ""
-        where = f"{self.path} ({at})" if self.path and at else self.path or at
-        return f"{where}: {self.text}" if where else self.text
-
-
-class TopologyError(ValueError):
-    """A topology file that cannot be used.
-
-    Attributes:
-        source: The file.
-        problems: All that was found in it, in the order of its lines.
-    """
-
-    def __init__(self, source: str, problems: tuple[Problem, ...]) -> None:
-        super().__init__(source, problems)
-        self.source = source
-        self.problems = problems
-
-    def __str__(self) -> str:
-        fatal = sum(problem.fatal for problem in self.problems)
-        counts = [_count(fatal, "mistake")]
-        if fatal < len(self.problems):
-            counts.append(_count(len(self.problems) - fatal, "warning"))
-        lines = [
-            f"{'' if problem.fatal else 'warning: '}{problem}"
-            for problem in self.problems
-        ]
-        return "\n".join([f"{self.source}: {', '.join(counts)}", *lines])
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _short_string(text: str) -> str:
@@ -107,7 +45,7 @@ def _name(text: str) -> str:
 def _own_name(text: str) -> str:
     if text.startswith("amq."):
         raise ValueError(
-            f"{_show(text)}: names that begin with amq. are the broker's; take another"
+            f"{show(text)}: names that begin with amq. are the broker's; take another"
             " (a binding may name an exchange of the broker's, undeclared)"
         )
     return _name(text)
@@ -117,23 +55,29 @@ def _exchange_type(text: str) -> str:
     if text in EXCHANGE_TYPES or text.startswith("x-"):
         return text
     raise ValueError(
-        f"{_show(text)} is not one of {', '.join(EXCHANGE_TYPES)},"
-        f" or a plugin's x-...{_did_you_mean(text, EXCHANGE_TYPES)}"
+        f"{show(text)} is not one of {', '.join(EXCHANGE_TYPES)},"
+        f" or a plugin's x-...{did_you_mean(text, EXCHANGE_TYPES)}"
     )
 
 
-def _target(text: str) -> str:
+def is_target(text: str) -> bool:
+    """Return whether a text has the form ``package.module:name``."""
     module, colon, name = text.partition(":")
-    if colon and all(part.isidentifier() for part in (*module.split("."), name)):
+    parts = (*module.split("."), name)
+    return bool(colon) and all(part.isidentifier() for part in parts)
+
+
+def _target(text: str) -> str:
+    if is_target(text):
         return text
-    raise ValueError(f"{_show(text)} is not of the form package.module:name")
+    raise ValueError(f"{show(text)} is not of the form package.module:name")
 
 
 def _age(text: str) -> str:
     if re.fullmatch(r"0*[1-9][0-9]*[YMDhms]", text):
         return text
     raise ValueError(
-        f"{_show(text)} is no age; write a number and one of Y, M, D, h, m, s: 7D"
+        f"{show(text)} is no age; write a number and one of Y, M, D, h, m, s: 7D"
     )
 
 
@@ -164,9 +108,9 @@ def _table_value(value: Any) -> int:
     if isinstance(value, str | bytes):
         return 8 + len(value)
     if isinstance(value, int) and not -MAX_LONG <= value <= MAX_LONG:
-        raise ValueError(f"{_show(value)} in it has more than 64 bits")
+        raise ValueError(f"{show(value)} in it has more than 64 bits")
     if not isinstance(value, list | int | float | None):
-        raise ValueError(f"{_show(value)} in it is {_kind(value)}; quote it")
+        raise ValueError(f"{show(value)} in it is {kind(value)}; quote it")
     return 8
 
 
@@ -187,7 +131,7 @@ LeaderLocator = Literal[
 ]
 
 
-class _Entry(BaseModel):
+class Entry(BaseModel):
     """A mapping in the file; ``null`` means that the key is not set."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -201,7 +145,7 @@ class _Entry(BaseModel):
         return {k: v for k, v in entry.items() if v is not None or k not in known}
 
 
-class ExchangeEntry(_Entry):
+class ExchangeEntry(Entry):
     """One of ``exchanges:``."""
 
     exchange: OwnName
@@ -213,7 +157,7 @@ class ExchangeEntry(_Entry):
     arguments: Table = {}
 
 
-class BindingEntry(_Entry):
+class BindingEntry(Entry):
     """One of the ``bindings:`` of a queue."""
 
     exchange: Name
@@ -221,7 +165,7 @@ class BindingEntry(_Entry):
     arguments: Table = {}
 
 
-class QueueEntry(_Entry):
+class QueueEntry(Entry):
     """One of ``queues:``."""
 
     queue: OwnName
@@ -279,7 +223,7 @@ QUEUE_ARGUMENTS = {
 }
 
 
-class ConsumerSettings(_Entry):
+class ConsumerSettings(Entry):
     """One of ``consumers:``."""
 
     consumer: Target
@@ -289,484 +233,10 @@ class ConsumerSettings(_Entry):
     prefetch_count: Annotated[int, Field(ge=0, le=65_535)] = 1
 
 
-class _File(_Entry):
+class File(Entry):
     """The file. Its entries are checked one by one: a bad one hides no other."""
 
     startup_handler: Target | None = None
     exchanges: list[Any] = []
     queues: list[Any] = []
     consumers: list[Any] = []
-
-
-@dataclass(frozen=True)
-class Declarations:
-    """What a good file says."""
-
-    startup_handler: str | None
-    exchanges: tuple[ExchangeEntry, ...]
-    queues: tuple[QueueEntry, ...]
-    consumers: tuple[ConsumerSettings, ...]
-    warnings: tuple[Problem, ...]
-
-
-def read(text: str | bytes, source: str) -> Declarations:
-    """Return what a topology file says.
-
-    Args:
-        text: The file; bytes are UTF-8, or UTF-16 with a byte order mark.
-        source: Its name, for messages.
-
-    Raises:
-        TopologyError: It cannot be used; all of its mistakes are named.
-    """
-    document = _Document(text, source)
-    findings = _Findings(document)
-    for path, key in document.duplicates():
-        text = f"{_key(key.value)}: stands here twice; remove one"
-        findings.add(path, text, line=key.start_mark.line + 1)
-    checked = _check_entries(document.value, findings)
-    _check_names(document.value, findings)
-    _check_queues(document.value, findings)
-    problems = findings.in_order()
-    if any(problem.fatal for problem in problems):
-        raise TopologyError(source, problems)
-    return Declarations(**checked, warnings=problems)
-
-
-# -- YAML, with the line of each thing ------------------------------------------------
-
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Loader(_SafeLoader):
-    """Plain YAML values only, not too deep, and numbers as they look."""
-
-    def __init__(self, text: str | bytes) -> None:
-        super().__init__(text)
-        self.depth = 0
-        self.seen: set[int] = set()
-        #: Each mapping that has a key twice, and the second of those keys.
-        self.duplicates: list[tuple[yaml.Node, yaml.Node]] = []
-
-    # What these two do in PyYAML is for resolving tags by path, which is not used here.
-    def descend_resolver(self, *_place: Any) -> None:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise yaml.YAMLError(f"nested more than {MAX_DEPTH} levels deep")
-
-    def ascend_resolver(self) -> None:
-        self.depth -= 1
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        # Seen before, it has the keys of what it merges (<<) as well.
-        if id(node) not in self.seen:
-            self.seen.add(id(node))
-            keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            if len({key.value for key in keys}) < len(keys):
-                first = {key.value: key for key in reversed(keys)}
-                twice = (key for key in keys if first[key.value] is not key)
-                self.duplicates.extend((node, key) for key in twice)
-        super().flatten_mapping(node)
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        # Most of a file is text: this saves a third of the time.
-        if node.tag == "tag:yaml.org,2002:str" and isinstance(node, yaml.ScalarNode):
-            return node.value
-        try:
-            return super().construct_object(node, deep)
-        except yaml.YAMLError:
-            raise
-        except Exception as error:  # PyYAML lets out whatever datetime or int raise
-            what = f"{_show(node.value)} is no {node.tag.rpartition(':')[2]}"
-            why = f" ({error})" if isinstance(error, ValueError) else ""
-            raise _at(node, f"{what}{why}; text goes in quotes") from error
-
-    def refuse_tag(self, node: yaml.Node) -> Any:
-        tag = _key(node.tag)
-        raise _at(node, f"the tag {tag} is not for this file; write plain values")
-
-
-def _at(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-
-
-_Loader.add_constructor(None, _Loader.refuse_tag)
-# YAML 1.1 reads 010 as 8 and 1:30 as 90: a number is to arrive as it is written.
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(":int")]
-    for first, resolvers in _SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9_]*)$"), "-+0123456789"
-)
-
-
-class _Document:
-    """A YAML document, and where each thing of it stands."""
-
-    def __init__(self, text: str | bytes, source: str) -> None:
-        problem = Problem("", None, "is empty; it should list queues:")
-        try:
-            self._loader = _Loader(text)
-            self._root = self._loader.get_single_node()
-            if self._root is not None:
-                self.value = self._loader.construct_document(self._root)
-                return
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line = mark.line + 1 if mark else None
-            problem = Problem("", line, f"bad YAML: {error.problem or error.context}")
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: a lone surrogate
-            what = " ".join(str(error).split())
-            problem = Problem("", None, f"not readable as YAML: {what}")
-        except RecursionError:
-            problem = Problem("", None, "not readable as YAML: nested too deep")
-        raise TopologyError(source, (problem,))
-
-    def line(self, path: Path) -> int:
-        """Return the line of a thing; where it has none, of what it stands in."""
-        node = self._root
-        line = node.start_mark.line
-        for step in path:
-            if isinstance(node, yaml.MappingNode):
-                # What a merge key brought in comes first, the mapping's own last.
-                pairs = [(k, v) for k, v in node.value if k.value == step]
-            elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
-                pairs = [(item, item) for item in node.value[step : step + 1]]
-            else:
-                pairs = []
-            if not pairs:
-                break
-            key, node = pairs[-1]
-            line = key.start_mark.line
-        return int(line) + 1
-
-    def duplicates(self) -> Iterator[tuple[Path, yaml.Node]]:
-        """Yield each mapping's path, and the key that it has twice."""
-        if self._loader.duplicates:
-            paths = dict(_paths(self._root))
-            for node, key in self._loader.duplicates:
-                yield paths.get(id(node), ()), key
-
-
-def _paths(root: yaml.Node) -> Iterator[tuple[int, Path]]:
-    waiting: list[tuple[Path, Any]] = [((), root)]
-    seen = {id(root)}
-    while waiting:
-        path, node = waiting.pop()
-        yield id(node), path
-        below: list[tuple[Any, yaml.Node]] = []
-        if isinstance(node, yaml.SequenceNode):
-            below = list(enumerate(node.value))
-        elif isinstance(node, yaml.MappingNode):
-            below = [(key.value, value) for key, value in node.value]
-        for step, child in below:
-            # An alias leads to the same node again, perhaps to one above.
-            if isinstance(child, yaml.CollectionNode) and id(child) not in seen:
-                seen.add(id(child))
-                waiting.append(((*path, step), child))
-
-
-# -- What is found --------------------------------------------------------------------
-
-
-class _Findings:
-    """Collects problems, each with its line."""
-
-    def __init__(self, document: _Document) -> None:
-        self._document = document
-        self._problems: list[Problem] = []
-        #: Entries with a mistake, as ``("queues", 1)``.
-        self.broken: set[Path] = set()
-
-    def add(
-        self, path: Path, text: str, key: Any = None, line: int | None = None
-    ) -> None:
-        """Note a mistake; its line is that of `key` in the thing, or of the thing."""
-        place = path if key is None else (*path, key)
-        line = line or self._document.line(place)
-        self._problems.append(Problem(_written(path), line, text))
-        self.broken.add(path[:2])
-
-    def warn(self, path: Path, text: str) -> None:
-        """Note what RabbitMQ may accept, and lose messages by."""
-        line = self._document.line(path)
-        self._problems.append(Problem(_written(path), line, text, fatal=False))
-
-    def in_order(self) -> tuple[Problem, ...]:
-        return tuple(sorted(self._problems, key=lambda problem: problem.line or 0))
-
-
-def _written(path: Path) -> str:
-    steps = (f"[{x}]" if isinstance(x, int) else f".{_key(x)}" for x in path)
-    return "".join(steps).removeprefix(".")
-
-
-_E = TypeVar("_E", bound=_Entry)
-
-#: The lists of a file: what an entry of each is, and the key that has its name.
-_SECTIONS: dict[str, tuple[type[_Entry], str]] = {
-    "exchanges": (ExchangeEntry, "exchange"),
-    "queues": (QueueEntry, "queue"),
-    "consumers": (ConsumerSettings, "consumer"),
-}
-
-
-def _check_entries(document: Any, findings: _Findings) -> dict[str, Any]:
-    file = _checked(_File, document, (), findings)
-    good: dict[str, Any] = {"startup_handler": file and file.startup_handler}
-    for section, (model, _) in _SECTIONS.items():
-        entries = (
-            _checked(model, entry, (section, index), findings)
-            for index, entry in _entries(document, section)
-        )
-        good[section] = tuple(entry for entry in entries if entry)
-    if file and not any(_entries(document, section) for section in _SECTIONS):
-        findings.add((), "declares nothing; it should list queues:")
-    return good
-
-
-def _checked(model: type[_E], entry: Any, path: Path, findings: _Findings) -> _E | None:
-    try:
-        return model.model_validate(entry)
-    except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            _add_detail(detail, model, path, findings)
-        return None
-
-
-def _entries(document: Any, section: str) -> list[tuple[int, Any]]:
-    entries = document.get(section) if isinstance(document, dict) else None
-    return list(enumerate(entries)) if isinstance(entries, list) else []
-
-
-def _mappings(document: Any, section: str) -> list[tuple[int, dict[Any, Any]]]:
-    return [(i, e) for i, e in _entries(document, section) if isinstance(e, dict)]
-
-
-def _check_names(document: Any, findings: _Findings) -> None:
-    for section in ("exchanges", "queues"):
-        key = _SECTIONS[section][1]
-        first: dict[str, int] = {}
-        for index, entry in _mappings(document, section):
-            name = entry.get(key)
-            if not isinstance(name, str):
-                continue
-            if first.setdefault(name, index) != index:
-                other = f"{section}[{first[name]}]"
-                text = f"{_show(name)} is {other} already; remove one of them"
-                findings.add((section, index, key), text)
-
-
-def _check_queues(document: Any, findings: _Findings) -> None:
-    queues = _mappings(document, "queues")
-    names = {_if_text(queue.get("queue")) for _, queue in queues}
-    exchanges = {
-        _if_text(exchange.get("exchange")): exchange.get("passive") is True
-        for _, exchange in _mappings(document, "exchanges")
-    }
-    bound = {
-        _if_text(binding.get("exchange"))
-        for _, queue in queues
-        for _, binding in _mappings(queue, "bindings")
-    }
-    for index, queue in queues:
-        path: Path = ("queues", index)
-        _check_replicated(path, queue, findings)
-        _check_strategy(path, queue, findings)
-        exchange = queue.get("x_dead_letter_exchange")
-        key = queue.get("x_dead_letter_routing_key")
-        if exchange is None:
-            _check_undirected(path, queue, findings)
-        elif exchange == "" and isinstance(key, str) and key not in names:
-            findings.warn(
-                (*path, "x_dead_letter_routing_key"),
-                f"{_show(key)} is no queue of this file; if the broker has none either,"
-                " dead letters are lost",
-            )
-        elif isinstance(exchange, str) and exchange:
-            _check_dead_letter_exchange(path, exchange, exchanges, bound, findings)
-
-
-def _if_text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _check_replicated(path: Path, queue: dict[Any, Any], findings: _Findings) -> None:
-    kind = queue.get("x_queue_type")
-    if kind not in ("quorum", "stream") or queue.get("passive") is True:
-        return
-    refused = {"durable": False, "exclusive": True, "auto_delete": True}
-    for key, value in refused.items():
-        if queue.get(key) is value:
-            text = f"{_show(value)}: RabbitMQ refuses it for a {kind} queue; remove it"
-            findings.add((*path, key), text)
-
-
-def _check_strategy(path: Path, queue: dict[Any, Any], findings: _Findings) -> None:
-    """See https://www.rabbitmq.com/docs/quorum-queues#dead-lettering."""
-    if queue.get("x_dead_letter_strategy") == "at-least-once" and (
-        queue.get("x_queue_type") != "quorum"
-        or queue.get("x_overflow") != "reject-publish"
-    ):
-        findings.warn(
-            (*path, "x_dead_letter_strategy"),
-            "at-least-once needs x_queue_type: quorum and x_overflow: reject-publish;"
-            " without them RabbitMQ dead-letters at most once",
-        )
-
-
-def _check_undirected(path: Path, queue: dict[Any, Any], findings: _Findings) -> None:
-    # A misspelt x_dead_letter_exchange is reported as that, and that is enough.
-    if path in findings.broken:
-        return
-    if queue.get("x_message_ttl") is not None:
-        findings.warn(
-            (*path, "x_message_ttl"),
-            "expired messages are discarded; x_dead_letter_exchange says where they go",
-        )
-    if queue.get("x_dead_letter_routing_key") is not None:
-        findings.warn(
-            (*path, "x_dead_letter_routing_key"),
-            "has no x_dead_letter_exchange, and RabbitMQ refuses such a queue; add one"
-            ' ("" is the default exchange)',
-        )
-
-
-def _check_dead_letter_exchange(
-    path: Path,
-    exchange: str,
-    exchanges: dict[str | None, bool],
-    bound: set[str | None],
-    findings: _Findings,
-) -> None:
-    path = (*path, "x_dead_letter_exchange")
-    if exchange not in exchanges and not exchange.startswith("amq."):
-        findings.warn(
-            path,
-            f"{_show(exchange)} is not declared in this file; if the broker has none,"
-            " dead letters are lost",
-        )
-    # What is bound to an exchange of someone else's (passive) is not known here.
-    elif exchanges.get(exchange) is False and exchange not in bound:
-        findings.warn(
-            path,
-            f"no queue of this file is bound to {_show(exchange)}: dead letters are"
-            " lost; bind one",
-        )
-
-
-# -- How it is said -------------------------------------------------------------------
-
-
-def _add_detail(
-    detail: ErrorDetails, model: type[_Entry], path: Path, findings: _Findings
-) -> None:
-    """Put what pydantic found into words."""
-    *above, last = (None, *detail["loc"])
-    place = (*path, *above[1:])
-    if detail["type"] == "extra_forbidden":
-        known = BindingEntry if "bindings" in above else model
-        text = f"{_key(last)}: unknown key{_known_key(last, known)}"
-        findings.add(place, text, key=last)
-    elif detail["type"] == "missing":
-        findings.add(place, f"{last}: missing; it is needed here")
-    elif detail["type"] == "invalid_key" or last == "[key]":
-        text = f"{_show(detail['input'])}: a key must be text; put it in quotes"
-        findings.add(place, text, key=last)
-    else:
-        findings.add((*path, *detail["loc"]), _explained(detail))
-
-
-def _known_key(key: Any, model: type[_Entry]) -> str:
-    names = list(model.model_fields)
-    guess = _did_you_mean(str(key), names)
-    if guess:
-        return guess
-    known = [name for name in names if name not in QUEUE_ARGUMENTS]
-    more = ", and RabbitMQ's arguments as x_..." if model is QueueEntry else ""
-    return f"; known are {', '.join(known)}{more}"
-
-
-def _did_you_mean(word: str, known: Any) -> str:
-    close = get_close_matches(word, known, 1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-#: What each complaint of pydantic asks for.
-_WANTED = {
-    "int_type": "a whole number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "list_type": "a list",
-    "dict_type": "a mapping (key: value)",
-    "model_type": "a mapping (key: value)",
-}
-
-
-def _explained(detail: ErrorDetails) -> str:
-    value, context = detail["input"], detail.get("ctx", {})
-    match detail["type"]:
-        case "value_error":
-            return str(context["error"])
-        case "literal_error":
-            allowed = re.findall(r"'([^']*)'", context["expected"])
-            guess = _did_you_mean(str(value), allowed) if _if_text(value) else ""
-            return f"{_show(value)} is not one of {', '.join(allowed)}{guess}"
-        case "greater_than_equal":
-            return f"{_show(value)} is too small; the least is {context['ge']}"
-        case "less_than_equal":
-            return f"{_show(value)} is too large; the most is {context['le']}"
-        case kind if kind in _WANTED:
-            wanted = f"{_show(value)} is {_kind(value)}, not {_WANTED[kind]}"
-            return wanted + _way_out(kind, value)
-    return f"{_show(value)}: {detail['msg']}"
-
-
-def _way_out(complaint: str, value: Any) -> str:
-    if complaint == "string_type" and not isinstance(value, list | dict):
-        return "; put it in quotes"
-    if complaint == "int_type" and isinstance(value, str) and value.strip().isdigit():
-        return "; write it as a plain number, without quotes or leading zeros"
-    if complaint == "list_type":
-        return '; begin each entry with "- "'
-    return ""
-
-
-_KINDS: tuple[tuple[type, str], ...] = (
-    (bool, "a truth value"),
-    (int, "a number"),
-    (float, "a decimal number"),
-    (str, "text"),
-    (list, "a list"),
-    (dict, "a mapping"),
-    (datetime.date, "a date"),
-    (bytes, "binary data"),
-    (type(None), "nothing"),
-)
-
-
-def _kind(value: Any) -> str:
-    return next((name for kind, name in _KINDS if isinstance(value, kind)), "no value")
-
-
-_short = reprlib.Repr()
-# What is shown stays short, whatever anchors and aliases have multiplied.
-_short.maxlevel, _short.maxlist, _short.maxdict, _short.maxset = 2, 3, 3, 3
-_short.maxstring = _short.maxlong = _short.maxother = 60
-
-
-def _show(value: Any) -> str:
-    """Return a value as YAML would have it, on one short line."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    try:
-        return _short.repr(value)
-    except ValueError:  # Python writes no number of more than 4300 digits
-        return "a huge number"
-
-
-def _key(key: Any) -> str:
-    """Return a key as it was written, if that is fit to be shown."""
-    fit = isinstance(key, str) and key.isprintable() and 0 < len(key) <= 60
-    return str(key) if fit else _show(key)

@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 
 from celery.utils.imports import import_from_cwd
 
-from oops_celery.cli.references import Reference, references
 from oops_celery.cli.shapes import wrong_with_consumer, wrong_with_handler
-from oops_celery.topology_schema import Problem
+from oops_celery.topology_yaml import Problem, Reference, references
 
 #: Characters of an exception's text that are shown.
 MAX_TEXT = 300
@@ -32,7 +31,7 @@ def check_imports(text: bytes) -> list[Problem]:
     """Import the startup handler and the consumers; return what is wrong with them.
 
     This runs the code of their modules, each once. Malformed entries are left out:
-    `topology_schema.read` names them.
+    `topology_checks.read` names them.
 
     Args:
         text: A topology file, whatever other mistakes it has.

@@ -1,0 +1,115 @@
+"""Exchanges and queues of a topology: kombu's, with what kombu leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import amqp
+import kombu
+from amqp import spec
+
+#: A kombu channel, of whatever transport.
+Channel = Any
+
+
+class Exchange(kombu.Exchange):
+    """An exchange of the file: kombu's, with `internal` (only exchanges feed it)."""
+
+    internal = False
+
+    attrs = (*kombu.Exchange.attrs, ("internal", bool))
+
+    def declare(
+        self, nowait: bool = False, passive: bool | None = None, channel: Channel = None
+    ) -> Any:
+        """Declare the exchange; where it is passive, check that it is there."""
+        channel = channel or self.channel
+        if not (self.internal and isinstance(channel, amqp.Channel)):
+            return super().declare(nowait=nowait, passive=passive, channel=channel)
+        passive = self.passive if passive is None else passive
+        flags = (passive, self.durable, self.auto_delete, self.internal, nowait)
+        # py-amqp's exchange_declare has no way to set the internal flag.
+        return channel.send_method(
+            spec.Exchange.Declare,
+            "BssbbbbbF",
+            (0, self.name, self.type, *flags, self.arguments),
+            wait=None if nowait else spec.Exchange.DeclareOk,
+        )
+
+    def _declared(self) -> tuple[Any, ...]:
+        flags = (self.durable, self.auto_delete, self.internal, self.passive)
+        return self.name, self.type, *flags, self.arguments or {}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Exchange) and self._declared() == other._declared()
+
+    __hash__ = kombu.Exchange.__hash__
+
+
+class Queue(kombu.Queue):
+    """A queue of the file.
+
+    Unlike kombu's it may be `passive`; it may be `exclusive` without `auto_delete`; and
+    it is bound by its `bindings` alone, to exchanges that must be there. Without
+    bindings it has no exchange at all. Its numbers are in `queue_arguments`, as they
+    were written: kombu's own `message_ttl` and `expires` are seconds.
+    """
+
+    passive = False
+
+    attrs = (*kombu.Queue.attrs, ("passive", bool))
+
+    def __init__(
+        self,
+        name: str = "",
+        exchange: Any = None,
+        *,
+        bindings: Iterable[Any] | None = None,
+        auto_delete: bool | None = False,
+        **more: Any,
+    ) -> None:
+        super().__init__(name, exchange, bindings=bindings, **more)
+        # kombu sets it for each exclusive queue.
+        self.auto_delete = bool(auto_delete)
+        if bindings:
+            # kombu keeps a set: its order changes from one run to the next.
+            self.bindings = list(bindings)
+        if exchange is None:
+            self.exchange = None
+
+    def declare(self, nowait: bool = False, channel: Channel = None) -> str:
+        """Declare the queue, then its bindings.
+
+        Not its `exchange`: Celery gives its default one to each queue that has none.
+        """
+        if not self.no_declare:
+            self.queue_declare(nowait=nowait, channel=channel)
+            for binding in self.bindings:
+                binding.bind(self, nowait=nowait, channel=channel)
+        return str(self.name)
+
+    def queue_declare(
+        self, nowait: bool = False, passive: bool = False, channel: Channel = None
+    ) -> Any:
+        """Declare the queue alone; where it is passive, check that it is there."""
+        passive = passive or self.passive
+        return super().queue_declare(nowait=nowait, passive=passive, channel=channel)
+
+    def _declared(self) -> tuple[Any, ...]:
+        flags = (self.durable, self.auto_delete, self.exclusive, self.passive)
+        bindings = [
+            (binding.exchange.name, binding.routing_key, binding.arguments or {})
+            for binding in self.bindings
+        ]
+        return self.name, *flags, self.queue_arguments or {}, bindings
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Queue) and self._declared() == other._declared()
+
+    __hash__ = kombu.Queue.__hash__
+
+    def __repr__(self) -> str:
+        bindings = ", ".join(map(str, self.bindings))
+        more = f" <- {bindings}" if bindings else ""
+        return f"<Queue {self.name}{more} {self.queue_arguments or {}}>"

@@ -1,0 +1,271 @@
+"""All that is wrong with a topology file.
+
+`read` takes YAML text and gives a `Declarations`, or raises a `TopologyError` that
+lists every mistake with its line. Nothing here knows a broker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from oops_celery.topology_schema import (
+    QUEUE_ARGUMENTS,
+    BindingEntry,
+    ConsumerSettings,
+    Entry,
+    ExchangeEntry,
+    File,
+    QueueEntry,
+)
+from oops_celery.topology_yaml import Document, Path, Problem, TopologyError
+from oops_celery.wording import did_you_mean, explained, show, show_key, show_path
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """What a good file says."""
+
+    startup_handler: str | None
+    exchanges: tuple[ExchangeEntry, ...]
+    queues: tuple[QueueEntry, ...]
+    consumers: tuple[ConsumerSettings, ...]
+    warnings: tuple[Problem, ...]
+
+
+def read(text: str | bytes, source: str) -> Declarations:
+    """Return what a topology file says.
+
+    Args:
+        text: The file; bytes are UTF-8, or UTF-16 with a byte order mark.
+        source: Its name, for messages.
+
+    Raises:
+        TopologyError: It cannot be used; all of its mistakes are named.
+    """
+    document = Document(text, source)
+    value = document.construct()
+    findings = _Findings(document)
+    for path, key in document.duplicates():
+        text = f"{show_key(key.value)}: stands here twice; remove one"
+        findings.add(path, text, line=key.start_mark.line + 1)
+    checked = _check_entries(value, findings)
+    _check_names(value, findings)
+    _check_queues(value, findings)
+    problems = findings.in_order()
+    if any(problem.fatal for problem in problems):
+        raise TopologyError(source, problems)
+    return Declarations(**checked, warnings=problems)
+
+
+class _Findings:
+    """Collects problems, each with its line."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._problems: list[Problem] = []
+        #: Entries with a mistake, as ``("queues", 1)``.
+        self.broken: set[Path] = set()
+
+    def add(
+        self, path: Path, text: str, key: Any = None, line: int | None = None
+    ) -> None:
+        """Note a mistake; its line is that of `key` in the thing, or of the thing."""
+        place = path if key is None else (*path, key)
+        line = line or self._document.line(place)
+        self._problems.append(Problem(show_path(path), line, text))
+        self.broken.add(path[:2])
+
+    def warn(self, path: Path, text: str) -> None:
+        """Note what RabbitMQ may accept, and lose messages by."""
+        line = self._document.line(path)
+        self._problems.append(Problem(show_path(path), line, text, fatal=False))
+
+    def in_order(self) -> tuple[Problem, ...]:
+        return tuple(sorted(self._problems, key=lambda problem: problem.line or 0))
+
+
+_E = TypeVar("_E", bound=Entry)
+
+#: The lists of a file: what an entry of each is, and the key that has its name.
+_SECTIONS: dict[str, tuple[type[Entry], str]] = {
+    "exchanges": (ExchangeEntry, "exchange"),
+    "queues": (QueueEntry, "queue"),
+    "consumers": (ConsumerSettings, "consumer"),
+}
+
+
+def _check_entries(document: Any, findings: _Findings) -> dict[str, Any]:
+    file = _checked(File, document, (), findings)
+    good: dict[str, Any] = {"startup_handler": file and file.startup_handler}
+    for section, (model, _) in _SECTIONS.items():
+        entries = (
+            _checked(model, entry, (section, index), findings)
+            for index, entry in _entries(document, section)
+        )
+        good[section] = tuple(entry for entry in entries if entry)
+    if file and not any(_entries(document, section) for section in _SECTIONS):
+        findings.add((), "declares nothing; it should list queues:")
+    return good
+
+
+def _checked(model: type[_E], entry: Any, path: Path, findings: _Findings) -> _E | None:
+    try:
+        return model.model_validate(entry)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            _add_detail(detail, model, path, findings)
+        return None
+
+
+def _add_detail(
+    detail: ErrorDetails, model: type[Entry], path: Path, findings: _Findings
+) -> None:
+    """Put what pydantic found into words."""
+    *above, last = (None, *detail["loc"])
+    place = (*path, *above[1:])
+    if detail["type"] == "extra_forbidden":
+        known = BindingEntry if "bindings" in above else model
+        text = f"{show_key(last)}: unknown key{_known_key(last, known)}"
+        findings.add(place, text, key=last)
+    elif detail["type"] == "missing":
+        findings.add(place, f"{last}: missing; it is needed here")
+    elif detail["type"] == "invalid_key" or last == "[key]":
+        text = f"{show(detail['input'])}: a key must be text; put it in quotes"
+        findings.add(place, text, key=last)
+    else:
+        findings.add((*path, *detail["loc"]), explained(detail))
+
+
+def _known_key(key: Any, model: type[Entry]) -> str:
+    names = list(model.model_fields)
+    guess = did_you_mean(str(key), names)
+    if guess:
+        return guess
+    known = [name for name in names if name not in QUEUE_ARGUMENTS]
+    more = ", and RabbitMQ's arguments as x_..." if model is QueueEntry else ""
+    return f"; known are {', '.join(known)}{more}"
+
+
+def _entries(document: Any, section: str) -> list[tuple[int, Any]]:
+    entries = document.get(section) if isinstance(document, dict) else None
+    return list(enumerate(entries)) if isinstance(entries, list) else []
+
+
+def _mappings(document: Any, section: str) -> list[tuple[int, dict[Any, Any]]]:
+    return [(i, e) for i, e in _entries(document, section) if isinstance(e, dict)]
+
+
+def _check_names(document: Any, findings: _Findings) -> None:
+    for section in ("exchanges", "queues"):
+        key = _SECTIONS[section][1]
+        first: dict[str, int] = {}
+        for index, entry in _mappings(document, section):
+            name = entry.get(key)
+            if not isinstance(name, str):
+                continue
+            if first.setdefault(name, index) != index:
+                other = f"{section}[{first[name]}]"
+                text = f"{show(name)} is {other} already; remove one of them"
+                findings.add((section, index, key), text)
+
+
+def _check_queues(document: Any, findings: _Findings) -> None:
+    queues = _mappings(document, "queues")
+    names = {_if_text(queue.get("queue")) for _, queue in queues}
+    exchanges = {
+        _if_text(exchange.get("exchange")): exchange.get("passive") is True
+        for _, exchange in _mappings(document, "exchanges")
+    }
+    bound = {
+        _if_text(binding.get("exchange"))
+        for _, queue in queues
+        for _, binding in _mappings(queue, "bindings")
+    }
+    for index, queue in queues:
+        path: Path = ("queues", index)
+        _check_replicated(path, queue, findings)
+        _check_strategy(path, queue, findings)
+        exchange = queue.get("x_dead_letter_exchange")
+        key = queue.get("x_dead_letter_routing_key")
+        if exchange is None:
+            _check_undirected(path, queue, findings)
+        elif exchange == "" and isinstance(key, str) and key not in names:
+            findings.warn(
+                (*path, "x_dead_letter_routing_key"),
+                f"{show(key)} is no queue of this file; if the broker has none either,"
+                " dead letters are lost",
+            )
+        elif isinstance(exchange, str) and exchange:
+            _check_dead_letter_exchange(path, exchange, exchanges, bound, findings)
+
+
+def _if_text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _check_replicated(path: Path, queue: dict[Any, Any], findings: _Findings) -> None:
+    kind = queue.get("x_queue_type")
+    if kind not in ("quorum", "stream") or queue.get("passive") is True:
+        return
+    refused = {"durable": False, "exclusive": True, "auto_delete": True}
+    for key, value in refused.items():
+        if queue.get(key) is value:
+            text = f"{show(value)}: RabbitMQ refuses it for a {kind} queue; remove it"
+            findings.add((*path, key), text)
+
+
+def _check_strategy(path: Path, queue: dict[Any, Any], findings: _Findings) -> None:
+    """See https://www.rabbitmq.com/docs/quorum-queues#dead-lettering."""
+    if queue.get("x_dead_letter_strategy") == "at-least-once" and (
+        queue.get("x_queue_type") != "quorum"
+        or queue.get("x_overflow") != "reject-publish"
+    ):
+        findings.warn(
+            (*path, "x_dead_letter_strategy"),
+            "at-least-once needs x_queue_type: quorum and x_overflow: reject-publish;"
+            " without them RabbitMQ dead-letters at most once",
+        )
+
+
+def _check_undirected(path: Path, queue: dict[Any, Any], findings: _Findings) -> None:
+    # A misspelt x_dead_letter_exchange is reported as that, and that is enough.
+    if path in findings.broken:
+        return
+    if queue.get("x_message_ttl") is not None:
+        findings.warn(
+            (*path, "x_message_ttl"),
+            "expired messages are discarded; x_dead_letter_exchange says where they go",
+        )
+    if queue.get("x_dead_letter_routing_key") is not None:
+        findings.warn(
+            (*path, "x_dead_letter_routing_key"),
+            "has no x_dead_letter_exchange, and RabbitMQ refuses such a queue; add one"
+            ' ("" is the default exchange)',
+        )
+
+
+def _check_dead_letter_exchange(
+    path: Path,
+    exchange: str,
+    exchanges: dict[str | None, bool],
+    bound: set[str | None],
+    findings: _Findings,
+) -> None:
+    path = (*path, "x_dead_letter_exchange")
+    if exchange not in exchanges and not exchange.startswith("amq."):
+        findings.warn(
+            path,
+            f"{show(exchange)} is not declared in this file; if the broker has none,"
+            " dead letters are lost",
+        )
+    # What is bound to an exchange of someone else's (passive) is not known here.
+    elif exchanges.get(exchange) is False and exchange not in bound:
+        findings.warn(
+            path,
+            f"no queue of this file is bound to {show(exchange)}: dead letters are"
+            " lost; bind one",
+        )
