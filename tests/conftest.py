@@ -10,6 +10,7 @@ import textwrap
 import time
 import venv
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,8 @@ class Worker:
 
     def kill(self) -> None:
         """Kill the worker and its pool, as the out-of-memory killer would."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def pool_pids(self) -> list[int]:
