@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 #: The header that holds a plain message's own headers and properties.
 ORIGINAL = "oops-original"
 
+#: What AMQP's basic.deliver tells of a message.
+DELIVERY_INFO = (
+    "exchange",
+    "routing_key",
+    "redelivered",
+    "delivery_tag",
+    "consumer_tag",
+)
+
 
 def is_task(message: Message) -> bool:
     """Tell whether a message says which task it is."""
@@ -50,21 +59,26 @@ def adopt_message(app: App, message: Message, task_name: str) -> None:
         f"({len(body)} bytes, exchange={route.get('exchange')!r}, "
         f"routing_key={route.get('routing_key')!r})"
     )
-    properties = {**(message.properties or {}), "application_headers": message.headers}
-    message.body = wire.ADOPTED_MARK + body
+    headers = dict(message.headers or {})
+    original = {
+        "delivery_info": {name: route[name] for name in DELIVERY_INFO if name in route},
+        "properties": {
+            **(message.properties or {}),
+            "application_headers": headers,
+            "headers": headers,
+        },
+    }
     options = task_options(app, task_name, str(uuid4()), text)
     options["content_type"] = wire.ADOPTED_CONTENT_TYPE
-    _become(message, options, {ORIGINAL: properties})
+    # Its own might mean something to Celery: "callbacks", "eta", "reply_to".
+    message.body = wire.ADOPTED_MARK + body
+    message.headers = {ORIGINAL: original}
+    message.properties = {}
+    _become(message, options)
 
 
-def _become(
-    message: Message, options: dict[str, Any], more: dict[str, Any] | None = None
-) -> None:
-    message.headers = {
-        **(message.headers or {}),
-        **(more or {}),
-        **options.pop("headers"),
-    }
+def _become(message: Message, options: dict[str, Any]) -> None:
+    message.headers = {**(message.headers or {}), **options.pop("headers")}
     message.content_type = options.pop("content_type")
     message.content_encoding = options.pop("content_encoding")
     message.properties = {**(message.properties or {}), **options}

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 #: Celery settings that differ from Celery's defaults.
 DEFAULTS: dict[str, Any] = {
     # Plain JSON for Celery's own messages; the task has its own serializer.
-    "accept_content": ["json", wire.SERIALIZER],
+    "accept_content": ["json", wire.SERIALIZER, wire.ADOPTED],
     # Nothing named "celery" is made on the user's broker.
     "task_default_exchange": "",
     "broker_connection_retry_on_startup": True,
@@ -44,7 +44,7 @@ class Loader(AppLoader):
     def read_configuration(self, *_: Any, **__: Any) -> dict[str, Any]:
         """Return Celery's settings."""
         own: settings.Settings = self.app.oops
-        with _for_a_person():
+        with for_a_person():
             broker = settings.broker(own.celery)
         queue = {"task_default_queue": own.queue}
         return {**DEFAULTS, **queue, **own.celery, **broker}
@@ -80,6 +80,8 @@ class AMQP(celery.app.amqp.AMQP):
     @cached_property
     def queues(self) -> Any:
         """The queues that the worker takes messages from."""
+        if self.app.topology.queue(self.app.oops.queue) is None:
+            return self.queues_cls([])  # for consumers alone
         # It is declared with the topology, by the worker's consumer. "quorum" makes
         # Celery limit what is prefetched in the way that any kind of queue knows.
         queue = kombu.Queue(
@@ -100,7 +102,7 @@ class App(Celery):
         Raises:
             SettingsError: One of them cannot be used.
         """
-        with _for_a_person():
+        with for_a_person():
             return settings.load()
 
     @cached_property
@@ -112,7 +114,7 @@ class App(Celery):
         """
         from oops_celery.topology import Topology  # brings pydantic: when needed
 
-        with _for_a_person():
+        with for_a_person():
             return Topology.load(self.oops.topology)
 
     @cached_property
@@ -124,7 +126,7 @@ class App(Celery):
         """
         from oops_celery.receiving import configured
 
-        with _for_a_person():
+        with for_a_person():
             return configured(self.oops)
 
     @cached_property
@@ -134,19 +136,12 @@ class App(Celery):
 
     @cached_property
     def Worker(self) -> Any:  # noqa: N802 - Celery's name
-        """Celery's worker, where everything that it needs is there."""
-        queue = self.oops.queue
-        with _for_a_person():
-            if self.topology.queue(queue) is None:
-                raise settings.SettingsError(
-                    f"OOPS_QUEUE={queue!r}: {self.topology.source} has no such queue"
-                )
-        _ = self.oops_config
-        return super().Worker
+        """The worker."""
+        return self.subclass_with_self("oops_celery.worker:Worker")
 
 
 @contextmanager
-def _for_a_person() -> Iterator[None]:
+def for_a_person() -> Iterator[None]:
     """Turn an error into a line on the terminal, when a command is being run."""
     try:
         yield
@@ -160,7 +155,7 @@ app = App(
     "oops_celery",
     amqp=AMQP,
     loader=Loader,
-    include=["oops_celery.tasks.republish"],
+    include=["oops_celery.tasks.republish", "oops_celery.tasks.dispatch"],
     # An application that imports oops_celery keeps its own app.
     set_as_current=False,
 )

@@ -11,10 +11,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import celery.worker.consumer.consumer
 import celery.worker.request
 from billiard.exceptions import WorkerLostError
 from celery.exceptions import WorkerShutdown
+from celery.worker.consumer.consumer import Consumer as CelerysConsumer
 from celery.worker.state import task_ready
 from kombu import Message
 
@@ -32,19 +32,23 @@ warnings.filterwarnings(
 )
 
 
-class Consumer(celery.worker.consumer.consumer.Consumer):
+class Consumer(CelerysConsumer):
     """Celery's consumer; it declares the topology, and parks what it cannot run."""
 
-    class Blueprint(celery.worker.consumer.consumer.Consumer.Blueprint):
-        """Celery's steps, without the one for tasks with an ETA.
+    class Blueprint(CelerysConsumer.Blueprint):
+        """Celery's steps, and one for the dispatcher's consumers.
 
-        That one declares 28 queues on the user's broker; we hold no such tasks.
+        Without the one for tasks with an ETA: it declares 28 queues on the user's
+        broker, and we hold no such tasks.
         """
 
-        default_steps = tuple(
-            step
-            for step in celery.worker.consumer.consumer.Consumer.Blueprint.default_steps
-            if "delayed_delivery" not in step
+        default_steps = (
+            *(
+                step
+                for step in CelerysConsumer.Blueprint.default_steps
+                if "delayed_delivery" not in step
+            ),
+            "oops_celery.dispatching:Dispatching",
         )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -132,6 +136,8 @@ class Consumer(celery.worker.consumer.consumer.Consumer):
 
 def _problem(message: Message) -> str:
     """Say what is wrong with a message that must not even be given to Celery."""
+    if message.content_type == wire.ADOPTED_CONTENT_TYPE:
+        return "a message for a consumer of the dispatcher, in the queue for reports"
     if (message.headers or {}).get("task") != TASK_NAME:
         return "" if message.body else "not a task: the body is empty"
     if message.content_type != wire.CONTENT_TYPE:

@@ -88,11 +88,10 @@ class Link:
         self.returned = None
         self.producer.publish(
             body,
-            # Without confirms, a returned message would be taken for a later one.
-            mandatory=self.confirm,
             timeout=timeout,
             confirm_timeout=timeout,
-            **options,
+            # Without confirms, a returned message would be taken for a later one.
+            **{"mandatory": self.confirm, **options},
         )
         if self.returned is not None:
             raise Refused(f"no queue took it: {self.returned}")
@@ -179,7 +178,8 @@ class Sender:
 
         Args:
             body: The encoded report.
-            options: What `kombu.Producer.publish` takes.
+            options: What `kombu.Producer.publish` takes. With ``mandatory=False`` a
+                message that no queue is bound for is taken too, and gone.
 
         Raises:
             Refused: The broker did not take it, or routed it to no queue.

@@ -52,8 +52,8 @@ def find_problems(file: str) -> list[Problem]:
 
     What the file names in Python is imported.
     """
-    from oops_celery.cli.imports import check_imports
     from oops_celery.cli.output import others_on_stderr
+    from oops_celery.imports import check_imports
     from oops_celery.topology import Problem, Topology, TopologyError
 
     try:

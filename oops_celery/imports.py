@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from celery.utils.imports import import_from_cwd
 
-from oops_celery.cli.shapes import wrong_with_consumer, wrong_with_handler
+from oops_celery.shapes import wrong_with_consumer, wrong_with_handler
 from oops_celery.topology_yaml import Problem, Reference, references
 
 #: Characters of an exception's text that are shown.
@@ -23,8 +23,18 @@ MAX_TEXT = 300
 _T = TypeVar("_T")
 
 
-class _Unusable(Exception):
+class Unusable(ValueError):
     """What is wrong with something that was to be imported."""
+
+
+def load(target: str) -> Any:
+    """Return what ``package.module:name`` means, importable from the current folder.
+
+    Raises:
+        Exception: Whatever the module raises.
+    """
+    module, _, name = target.partition(":")
+    return getattr(import_from_cwd(module), name)
 
 
 def check_imports(text: bytes) -> list[Problem]:
@@ -45,25 +55,25 @@ def check_imports(text: bytes) -> list[Problem]:
 
 
 def _complaints(
-    reference: Reference, imported: Callable[[str], ModuleType | _Unusable]
+    reference: Reference, imported: Callable[[str], ModuleType | Unusable]
 ) -> list[str]:
     module_name, _, name = reference.target.partition(":")
     module = imported(module_name)
-    if isinstance(module, _Unusable):
+    if isinstance(module, Unusable):
         return [str(module)]
     is_handler = reference.path == "startup_handler"
     wrong_with = wrong_with_handler if is_handler else wrong_with_consumer
     try:
-        thing = _guarded(name, lambda: _attribute(module, module_name, name))
-        return _guarded(name, lambda: list(wrong_with(name, thing)))
-    except _Unusable as error:
+        thing = guarded(name, lambda: _attribute(module, module_name, name))
+        return guarded(name, lambda: list(wrong_with(name, thing)))
+    except Unusable as error:
         return [str(error)]
 
 
-def _imported(name: str) -> ModuleType | _Unusable:
+def _imported(name: str) -> ModuleType | Unusable:
     try:
-        return _guarded(f"importing {name}", lambda: _import(name))
-    except _Unusable as error:
+        return guarded(f"importing {name}", lambda: _import(name))
+    except Unusable as error:
         return error
 
 
@@ -77,20 +87,24 @@ def _import(name: str) -> ModuleType:
             text = f"there is no module {name} in the current folder or on PYTHONPATH"
         else:
             text = f"{name} needs the module {error.name}, which is not there"
-        raise _Unusable(text) from None
+        raise Unusable(text) from None
 
 
-def _guarded(what: str, call: Callable[[], _T]) -> _T:
-    """Call what runs other people's code: anything may happen in it."""
+def guarded(what: str, call: Callable[[], _T]) -> _T:
+    """Call what runs other people's code: anything may happen in it.
+
+    Raises:
+        Unusable: Something happened; the text says `what`, and where.
+    """
     try:
         return call()
-    except (_Unusable, KeyboardInterrupt):
+    except (Unusable, KeyboardInterrupt):
         raise
     except SystemExit as error:
         code = reprlib.repr(error.code)
-        raise _Unusable(f"{what} calls sys.exit({code}); it must not") from None
+        raise Unusable(f"{what} calls sys.exit({code}); it must not") from None
     except BaseException as error:
-        raise _Unusable(f"{what} raises {_said(error)}") from None
+        raise Unusable(f"{what} raises {_said(error)}") from None
 
 
 def _said(error: BaseException) -> str:
@@ -112,4 +126,4 @@ def _attribute(module: Any, module_name: str, name: str) -> Any:
     except AttributeError:
         close = get_close_matches(name, dir(module), 1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise _Unusable(f"module {module_name} has no {name}{hint}") from None
+        raise Unusable(f"module {module_name} has no {name}{hint}") from None

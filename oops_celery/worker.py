@@ -1,0 +1,93 @@
+"""Celery's worker, started once everything that it needs is there."""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import os
+from pathlib import Path
+from typing import Any
+
+import celery.apps.worker
+from celery import signals
+
+from oops_celery.celery import App, for_a_person
+from oops_celery.imports import check_imports, guarded, load
+from oops_celery.settings import SettingsError
+from oops_celery.topology import TopologyError
+
+#: Names a file of `logging.config.fileConfig`, as in amqp-dispatcher.
+LOGGING_FILE_CONFIG = "LOGGING_FILE_CONFIG"
+
+logger = logging.getLogger("amqp-dispatcher")
+
+
+class Worker(celery.apps.worker.Worker):
+    """A worker for the reports and for the consumers of the topology.
+
+    The pool has a place for each of the latter's instances, beside those that
+    ``--concurrency`` asks for: so neither keeps the other waiting.
+    """
+
+    def on_before_init(self, **kwargs: Any) -> None:
+        """Check what can be checked without a broker."""
+        with for_a_person():
+            _check(self.app)
+        super().on_before_init(**kwargs)
+
+    def on_init_blueprint(self) -> None:
+        """Set logging up, then call the startup handler: nothing is connected yet."""
+        super().on_init_blueprint()
+        topology = self.app.topology
+        self.concurrency += sum(entry.consumer_count for entry in topology.consumers)
+        if topology.startup_handler:
+            with for_a_person():
+                _call(topology.startup_handler)
+
+
+def _check(app: App) -> None:
+    """Check the settings, and what the topology names in Python.
+
+    Raises:
+        SettingsError, TopologyError: Something cannot be used; every mistake is named.
+    """
+    topology, queue = app.topology, app.oops.queue
+    if topology.queue(queue) is not None:
+        _ = app.oops_config
+    elif not topology.consumers:
+        raise SettingsError(
+            f"OOPS_QUEUE={queue!r}: {topology.source} has no such queue, and no "
+            "consumers"
+        )
+    for entry in topology.consumers:
+        if entry.queue == queue and topology.queue(queue) is not None:
+            raise SettingsError(
+                f"OOPS_QUEUE={queue!r} is for reports, but {topology.source} has a "
+                f"consumer on it, {entry.consumer}: name another queue in one of them"
+            )
+    if topology.consumers or topology.startup_handler:
+        problems = check_imports(Path(topology.source).read_bytes())
+        if problems:
+            raise TopologyError(topology.source, tuple(problems))
+
+
+def _call(handler: str) -> None:
+    guarded(f"startup_handler {handler}", lambda: load(handler)())
+    logger.info("startup_handler %s has run", handler)
+
+
+def _set_up_logging(**_: Any) -> None:
+    path = os.environ[LOGGING_FILE_CONFIG]
+    try:
+        logging.config.fileConfig(path, disable_existing_loggers=False)
+    except Exception as error:  # it evaluates expressions: anything may happen in it
+        with for_a_person():
+            raise SettingsError(
+                f"{LOGGING_FILE_CONFIG}={path!r}: {type(error).__name__}: {error}; it "
+                "must be a file for Python's logging.config.fileConfig"
+            ) from None
+
+
+if os.environ.get(LOGGING_FILE_CONFIG):
+    # Where somebody is connected here, Celery leaves logging alone.
+    signals.setup_logging.connect(_set_up_logging)

@@ -1,0 +1,50 @@
+"""A task for each class of ``consumers:`` in the topology, named after the class."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from celery import Task, signals
+
+from oops_celery import adoption, wire
+from oops_celery.celery import app
+from oops_celery.consumers import Instances, Message
+from oops_celery.imports import load
+
+
+def _register(target: str) -> Instances:
+    instances = Instances(partial(load, target), target)
+
+    @app.task(
+        bind=True,
+        name=target,
+        serializer=wire.ADOPTED,
+        Request="oops_celery.consumer:Request",
+        acks_late=True,
+        reject_on_worker_lost=True,
+        acks_on_timeout=False,
+        acks_on_failure=True,
+    )
+    def dispatch(self: Task, body: bytes) -> None:
+        original = self.request.get(adoption.ORIGINAL) or {}
+        message = Message(
+            body, original.get("delivery_info") or {}, original.get("properties") or {}
+        )
+        instances.consume(message, app.sender.send)
+
+    return instances
+
+
+#: The instances of each class in this process.
+INSTANCES = {
+    target: _register(target)
+    for target in dict.fromkeys(entry.consumer for entry in app.topology.consumers)
+}
+
+
+@signals.worker_process_shutdown.connect
+@signals.worker_shutdown.connect
+def _shut_down(**_: Any) -> None:
+    for instances in INSTANCES.values():
+        instances.close()
