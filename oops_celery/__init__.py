@@ -17,17 +17,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from oops_celery.celery import app
     from oops_celery.publishing import Publisher, publisher
+    from oops_celery.receiver import Receiver
     from oops_celery.topology import Topology
 
 __version__ = "0.1.0"
 
-__all__ = ["Publisher", "Topology", "app", "publisher"]
+__all__ = ["Publisher", "Receiver", "Topology", "app", "publisher"]
 
 #: Where each public name lives.
 _HOMES = {
     "app": "oops_celery.celery",
     "publisher": "oops_celery.publishing",
     "Publisher": "oops_celery.publishing",
+    "Receiver": "oops_celery.receiver",
     "Topology": "oops_celery.topology",
 }
 

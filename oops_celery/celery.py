@@ -33,6 +33,8 @@ DEFAULTS: dict[str, Any] = {
     # A report that is stored when the connection is lost comes again, and is stored
     # again under the same name: better than to kill it half-way.
     "worker_cancel_long_running_tasks_on_connection_loss": False,
+    # What an operator's or a consumer's code prints stays as it is.
+    "worker_redirect_stdouts": False,
     "worker_consumer": "oops_celery.consumer:Consumer",
     "worker_send_task_events": True,
 }
@@ -51,15 +53,34 @@ class Loader(AppLoader):
 
 
 class Connection(kombu.Connection):
-    """A connection that checks the broker's certificate for the host it connects to.
+    """A connection that says when it is lost, and whom it talks to.
 
-    kombu keeps the first host's name when it goes on to the next one, and turns
-    ``localhost`` into ``127.0.0.1`` before it is checked.
+    It checks the broker's certificate for the host it connects to: kombu keeps the
+    first host's name when it goes on to the next one, and turns ``localhost`` into
+    ``127.0.0.1`` before it is checked.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._name_host()
+
+    def drain_events(self, **kwargs: Any) -> Any:
+        """Wait for an event.
+
+        When an acknowledgement in another thread or greenlet was the first to find the
+        connection lost, kombu would wait on a new one, which has no consumers.
+
+        Raises:
+            ConnectionResetError: The connection was lost.
+        """
+        if self._connection is not None and not self.connected:
+            raise ConnectionResetError("the connection to the broker was lost")
+        return super().drain_events(**kwargs)
+
+    @property
+    def supports_heartbeats(self) -> bool:
+        """Whether it has heartbeats: it may have been opened without."""
+        return bool(self.heartbeat) and super().supports_heartbeats
 
     def switch(self, conn_str: str) -> None:
         """Go on to another host."""

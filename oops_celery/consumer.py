@@ -71,6 +71,15 @@ class Consumer(CelerysConsumer):
         connection.default_channel.auto_decode = False
         return connection
 
+    def connection_for_write(self, url: Any = None, heartbeat: Any = None) -> Any:
+        """Return the connection for events.
+
+        In a green pool it has no heartbeats: Celery would wait for them for 0.1 s
+        after each frame of the other connection.
+        """
+        green = getattr(self.pool, "is_green", False)
+        return super().connection_for_write(url, 0 if green else heartbeat)
+
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[..., None]:
         """Return the function that is called with each message."""
         handle = super().create_task_handler(*args, **kwargs)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kombu import Message
 
 from oops_celery import adoption
-from oops_celery.sending import Refused
+from oops_celery.sending import Refused, Sender
 
 if TYPE_CHECKING:
     from oops_celery.celery import App
@@ -76,6 +76,18 @@ def kept_properties(properties: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: had[name] for name in KEPT_PROPERTIES if had.get(name) is not None}
 
 
+def sent_again(
+    headers: Mapping[str, Any] | None, properties: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return what `Sender.send` takes, beside the body, to send a message again."""
+    return {
+        "headers": without_broker_headers(headers),
+        "delivery_mode": 2,  # persistent
+        "content_type": "application/octet-stream",
+        **kept_properties(properties),
+    }
+
+
 def park(
     app: App,
     queue: str,
@@ -105,10 +117,36 @@ def park(
     target = app.topology.dead_letter_target(queue)
     if target is None:
         raise Refused(f"queue {queue!r} has no x_dead_letter_exchange in the topology")
-    exchange, routing_key = target
-    noted = {
+    send(
+        app.sender,
+        target,
+        queue,
+        body,
+        reason,
+        headers=headers,
+        properties=properties,
+        attempts=attempts,
+        error=error,
+    )
+
+
+def send(
+    sender: Sender,
+    target: tuple[str, str],
+    queue: str,
+    body: bytes,
+    reason: str,
+    *,
+    headers: Mapping[str, Any] | None,
+    properties: Mapping[str, Any] | None,
+    attempts: int = 1,
+    error: BaseException | None = None,
+) -> None:
+    """Send a dead letter, as `park` does, to an exchange with a routing key."""
+    options = sent_again(headers, properties)
+    options["headers"] = {
         FIRST_FAILED_AT: now(),
-        **without_broker_headers(headers),
+        **options["headers"],
         REASON: reason[:MAX_REASON],
         ATTEMPTS: attempts,
         TRACEBACK: format_traceback(error)[-MAX_TRACEBACK:],
@@ -116,14 +154,8 @@ def park(
         PARKED_AT: now(),
         PARKED_BY: f"{socket.gethostname()}:{os.getpid()}",
     }
-    app.sender.send(
-        body,
-        exchange=exchange,
-        routing_key=routing_key,
-        headers=noted,
-        delivery_mode=2,
-        **{"content_type": "application/octet-stream", **kept_properties(properties)},
-    )
+    exchange, routing_key = target
+    sender.send(body, exchange=exchange, routing_key=routing_key, **options)
 
 
 def park_message(

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import kombu
 from amqp.exceptions import NotFound
 from celery import bootsteps
-from celery.exceptions import WorkerShutdown
 from kombu import Message
 from kombu.common import ignore_errors
 
@@ -21,6 +20,9 @@ if TYPE_CHECKING:
 
 #: Seconds before a message that could not be begun goes back: it comes again at once.
 GIVE_BACK_PAUSE = 1.0
+
+#: Seconds before a queue that is not there is looked for again.
+MISSING_QUEUE_PAUSE = 5.0
 
 logger = logging.getLogger("amqp-dispatcher")
 
@@ -70,45 +72,56 @@ class Lane:
         self._entry = entry
         self._consumer: kombu.Consumer | None = None
         self._waiting: deque[Message] = deque()
-        self._at_work = 0
+        self._at_work: set[_Work] = set()
         self._beginning = False
         self._lock = RLock()
 
     def open(self) -> None:
-        """Begin to consume.
-
-        Raises:
-            WorkerShutdown: The queue is not there.
-        """
+        """Begin to consume; while the queue is not there, try again."""
         channel = self._celery.connection.channel()
         # A body that says utf-8 is still taken as the bytes that came.
         channel.auto_decode = False
         channel.basic_qos(0, self._entry.prefetch_count, False)
         # It is declared with the topology, or somebody else's.
         queue = kombu.Queue(self._entry.queue, no_declare=True)
-        self._consumer = kombu.Consumer(
+        consumer = kombu.Consumer(
             channel,
             [queue],
+            tag_prefix="oops-celery.",
             on_message=self._on_message,
             accept=[wire.ADOPTED],
             auto_declare=False,
         )
         try:
-            self._consumer.consume()
+            consumer.consume()
         except NotFound:
-            logger.critical(
+            logger.error(
                 "queue %s, for the consumer %s, is not at the broker: declare it under "
-                "queues: in %s, or make it at the broker first",
+                "queues: in %s, or make it at the broker; it is looked for every %g s",
                 self._entry.queue,
                 self._entry.consumer,
                 self._celery.app.topology.source,
+                MISSING_QUEUE_PAUSE,
             )
-            raise WorkerShutdown(1) from None
+            again = (self._open_on, self._celery.connection)
+            self._celery.timer.call_after(
+                MISSING_QUEUE_PAUSE, self._celery.call_soon, again
+            )
+        else:
+            self._consumer = consumer
+
+    def _open_on(self, connection: Any) -> None:
+        if self._celery.connection is connection:  # else it was opened on the next one
+            self.open()
 
     def stop(self) -> None:
         """Begin nothing more; what is at work comes to its end."""
         with self._lock:
             self._waiting.clear()
+            # When the connection was lost, the prefork pool has dropped what no process
+            # had begun with.
+            if self._celery.pool.uses_semaphore:
+                self._at_work = {work for work in self._at_work if work.accepted}
         if self._consumer is not None:
             ignore_errors(self._celery.connection, self._consumer.cancel)
 
@@ -130,33 +143,51 @@ class Lane:
                 return
             self._beginning = True
             try:
-                while self._waiting and self._at_work < self._entry.consumer_count:
-                    self._at_work += 1
+                while self._waiting and len(self._at_work) < self._entry.consumer_count:
                     self._begin(self._waiting.popleft())
             finally:
                 self._beginning = False
 
     def _begin(self, message: Message) -> None:
         celery = self._celery
+        work = _Work()
 
         def acknowledge(*args: Any) -> None:
             celery.call_soon_ack(message.ack_log_error, *args)
-            self._finished()
+            self._finished(work)
 
         def reject(*args: Any) -> None:
             celery.call_soon_ack(message.reject_log_error, *args)
-            self._finished()
+            self._finished(work)
 
+        self._at_work.add(work)
         try:
             adoption.adopt_message(celery.app, message, self._entry.consumer)
             start = celery.strategies[self._entry.consumer]
-            start(message, None, acknowledge, reject, celery.on_task_message)
+            callbacks = [*celery.on_task_message, work.begin]
+            start(message, None, acknowledge, reject, callbacks)
         except Exception:  # anything would end Celery's consumer
             logger.exception("a message of queue %s goes back", self._entry.queue)
+            self._at_work.discard(work)
             args = (logger, celery.connection_errors, True)
-            celery.timer.call_after(GIVE_BACK_PAUSE, reject, args)
+            celery.timer.call_after(GIVE_BACK_PAUSE, message.reject_log_error, args)
 
-    def _finished(self) -> None:
+    def _finished(self, work: _Work) -> None:
         with self._lock:
-            self._at_work -= 1
+            self._at_work.discard(work)
         self._advance()
+
+
+class _Work:
+    """A message that was given to the pool."""
+
+    def __init__(self) -> None:
+        self._request: Any = None
+
+    def begin(self, request: Any) -> None:
+        self._request = request
+
+    @property
+    def accepted(self) -> bool:
+        """Whether a process has begun with it."""
+        return self._request is not None and self._request.time_start is not None
