@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -138,13 +139,20 @@ def broker(rabbitmq: Node) -> Iterator[Node]:
 @pytest.fixture(scope="session")
 def old_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python with oops-amqp as it is installed: with the pure Python bson package."""
-    folder = tmp_path_factory.mktemp("old") / "venv"
-    venv.create(folder, with_pip=True)
-    pip = [folder / "bin/pip", "install", "-q", "--disable-pip-version-check"]
-    constraints = ROOT / "constraints.txt"
-    subprocess.run(
-        [*pip, "-c", constraints, "oops-amqp", "oops-datedir-repo"], check=True
-    )
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # the same for each process of this run
+    folder = base / "old-venv"
+    with (base / "old-venv.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "ready").exists():
+            venv.create(folder, with_pip=True)
+            pip = [folder / "bin/pip", "install", "-q", "--disable-pip-version-check"]
+            constraints = ["-c", ROOT / "constraints.txt"]
+            subprocess.run(
+                [*pip, *constraints, "oops-amqp", "oops-datedir-repo"], check=True
+            )
+            (folder / "ready").touch()
     return folder / "bin/python"
 
 

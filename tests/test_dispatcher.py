@@ -458,10 +458,10 @@ def test_the_example_of_the_dispatchers_page(
     assert node.count("notify_mat_job") == node.count("notify_apsalar_job") == 2
     send(node, "test_queue", *["one"] * 30)
     send(node, "test_queue_2", *["two"] * 30)
-    eventually(lambda: node.count("test_queue") + node.count("test_queue_2") == 0)
+    eventually(lambda: started.text().count("Done sleeping") == 60)
+    assert node.count("test_queue") + node.count("test_queue_2") == 0
     started.stop()
     text = started.text()
-    assert text.count("Done sleeping") == 60
     assert text.count("Consuming message b'one'") >= 30
     assert (
         text.count("Shut down") == text.count("ValueError") + 3 or "ValueError" in text

@@ -371,10 +371,11 @@ def test_kill_in_the_middle_loses_nothing(
     eventually(lambda: set(ids(started)) == sent)
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
 def test_a_restart_of_the_broker_loses_nothing(
-    broker: Node, worker: StartWorker, publish: Publisher, keeper: Any
+    broker: Node, worker: StartWorker, publish: Publisher, keeper: Any, pool: str
 ) -> None:
-    started = worker("-c", "2", **keeper(SLOWLY))
+    started = worker("-P", pool, "-c", "2", **keeper(SLOWLY))
     sent = {publish({"n": n})[0] for n in range(2000)}
     eventually(lambda: len(started.files()) > 300)
     assert len(started.files()) < 2000
