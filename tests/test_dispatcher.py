@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import textwrap
 import time
 from collections import Counter
@@ -14,6 +15,8 @@ from typing import Any
 import amqp
 import pytest
 from conftest import Node, Worker, environment, eventually
+
+import oops_celery
 
 StartWorker = Callable[..., Worker]
 
@@ -81,8 +84,8 @@ def send(node: Node, queue: str, *bodies: bytes | str) -> None:
     with node.connect() as connection:
         channel = connection.channel()
         for body in bodies:
-            message = amqp.Message(body, delivery_mode=2)
-            channel.basic_publish_confirm(message, "", queue, mandatory=True)
+            channel.basic_publish(amqp.Message(body, delivery_mode=2), "", queue)
+        channel.queue_declare(queue, passive=True)  # all have arrived
 
 
 ANSWERS = """
@@ -463,9 +466,8 @@ def test_the_example_of_the_dispatchers_page(
     started.stop()
     text = started.text()
     assert text.count("Consuming message b'one'") >= 30
-    assert (
-        text.count("Shut down") == text.count("ValueError") + 3 or "ValueError" in text
-    )
+    # One for each failure, and one for each instance in the end.
+    assert text.count("Shut down") > text.count("workers.module:Consumer.consume") > 0
     assert "publishing" in text
 
 
@@ -545,8 +547,6 @@ def test_a_queue_that_comes_later_is_found(
 def test_reports_and_consumers_in_one_worker(
     node: Node, dispatcher: Callable[..., Worker], run: Callable[..., str]
 ) -> None:
-    import oops_celery
-
     own = Path(oops_celery.__file__).with_name("topology.yml").read_text()
     consumers = (
         '\nconsumers: [{consumer: "workers:Consumer", queue: oopses.dead, '
@@ -584,11 +584,6 @@ def test_reports_and_consumers_in_one_worker(
             "startup_handler workers:start raises OSError: no such host",
         ),
         (
-            WORK + "  - {consumer: 'workers:Consumer', queue: oopses}\n",
-            ANSWERS,
-            "",
-        ),
-        (
             WORK.replace("queue: other", "queue: oopses")
             + "  - {consumer: 'workers:Consumer', queue: oopses}\n",
             ANSWERS,
@@ -601,8 +596,6 @@ def test_what_cannot_run_is_said_at_the_start(
 ) -> None:
     (tmp_path / "work.yml").write_text(topology)
     (tmp_path / "workers.py").write_text(NOTE + source)
-    if not expected:
-        return
     done = run_worker(tmp_path, OOPS_TOPOLOGY="work.yml")
     assert done.returncode == 1
     assert expected in done.stderr
@@ -610,8 +603,6 @@ def test_what_cannot_run_is_said_at_the_start(
 
 
 def run_worker(folder: Path, **environ: str) -> Any:
-    import sys
-
     return subprocess.run(
         [Path(sys.executable).with_name("celery"), "-A", "oops_celery", "worker"],
         cwd=folder,
@@ -664,7 +655,7 @@ def test_logging_file_config(
     (tmp_path / "work.yml").write_text("startup_handler: workers:start\n" + WORK)
     (tmp_path / "workers.py").write_text(NOTE + textwrap.dedent(source))
     process = subprocess.Popen(
-        [Path(__import__("sys").executable).with_name("celery")]
+        [Path(sys.executable).with_name("celery")]
         + ["-A", "oops_celery", "worker", "-c", "1"],
         cwd=tmp_path,
         env=environment(
