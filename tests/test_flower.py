@@ -16,7 +16,7 @@ import kombu
 import pytest
 from conftest import Node, Worker, environment, eventually
 
-from oops_celery import Publisher
+from oops_celery import Publisher, wire
 
 
 @pytest.fixture
@@ -44,6 +44,40 @@ def fetch(url: str) -> str:
             return answer.read().decode()
     except (URLError, OSError):
         return ""
+
+
+def test_reports_of_old_and_new_programs_are_tasks_by_their_ids(
+    broker: Node, worker: Callable[..., Worker], flower: str, old_python: Path
+) -> None:
+    """Mixed on one queue: each arrives once, under the id its publisher returned."""
+    started = worker("-c", "2")
+    eventually(lambda: "true" in fetch(f"{flower}/api/workers?status=1"))
+    program = f"""
+import functools, amqp, oops_amqp
+factory = functools.partial(amqp.Connection, host={broker.host!r})
+publisher = oops_amqp.Publisher(factory, "oopses", "")
+for n in range(50):
+    print(*publisher({{"type": "OldError", "n": n}}))
+"""
+    old = subprocess.Popen(
+        [old_python, "-c", program], stdout=subprocess.PIPE, text=True
+    )
+    publish = Publisher(lambda: kombu.Connection(broker.url), "oopses", "")
+    sent = [publish({"type": "NewError", "n": n})[0] for n in range(50)]
+    sent += old.communicate(timeout=60)[0].split()
+    assert len(set(sent)) == 100
+    eventually(lambda: len(started.files()) == 100)
+    assert {wire.decode(path.read_bytes())["id"] for path in started.files()} == set(
+        sent
+    )
+
+    def tasks() -> Any:
+        known = json.loads(fetch(f"{flower}/api/tasks?limit=1000") or "{}")
+        good = {key for key, task in known.items() if task["state"] == "SUCCESS"}
+        return known if good == set(sent) else None
+
+    known = eventually(tasks)
+    assert {task["args"] for task in known.values()} == {"(OldError)", "(NewError)"}
 
 
 def test_a_report_is_found_by_its_id_and_no_secret_is_shown(

@@ -21,7 +21,9 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = [
     line.partition("  #")[0].strip() for line in re.findall(r"^    (.+)$", README, re.M)
 ]
-COMMANDS = [line for line in COMMANDS if re.match("make|pip|celery", line)]
+COMMANDS = [
+    line for line in COMMANDS if re.match("make|pip|celery|oops-celery|OOPS_", line)
+]
 
 
 def test_the_commands_are_those_that_are_tested() -> None:
@@ -32,6 +34,8 @@ def test_the_commands_are_those_that_are_tested() -> None:
         "pip install 'oops-celery[worker]'",
         "celery -A oops_celery worker",  # below
         "celery -A oops_celery flower",
+        "oops-celery validate config.yml",
+        "OOPS_TOPOLOGY=config.yml celery -A oops_celery worker",
     ]
 
 
@@ -106,6 +110,38 @@ def test_the_snippet_for_those_who_come_from_oops_amqp(
         "['OOPS-f9082d518031065d1e948548a66a4a05']\n"
     )
     assert len(SNIPPETS) == 3
+
+
+def test_the_commands_for_those_who_come_from_the_dispatcher(
+    broker: Node, worker: Callable[..., Worker], tmp_path: Path
+) -> None:
+    (tmp_path / "config.yml").write_text(
+        "queues: [{queue: readme}]\n"
+        "consumers: [{consumer: 'readme:Consumer', queue: readme}]\n"
+    )
+    (tmp_path / "readme.py").write_text(
+        "class Consumer:\n"
+        "    def consume(self, amqp, msg): open('got', 'wb').write(msg.body)\n"
+        "    def shutdown(self, exception=None): pass\n"
+    )
+    validate, start = COMMANDS[-2:]
+    done = subprocess.run(
+        [Path(sys.executable).with_name("oops-celery"), *validate.split()[1:]],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "config.yml: no mistakes\n"
+    name, _, value = start.split()[0].partition("=")
+    assert start.split()[1:] == ["celery", "-A", "oops_celery", "worker"]
+    worker(**{name: value})
+    broker.publish("readme", b"hello")
+    got = tmp_path / "got"
+    eventually(lambda: got.exists() and got.read_bytes() == b"hello")
+    with broker.connect() as connection:
+        connection.channel().queue_delete("readme")
 
 
 def test_flower_starts(broker: Node, tmp_path: Path) -> None:
