@@ -165,7 +165,7 @@ class Receiver:
 
     def _work(self, raw: amqp.Connection, arrived: deque[amqp.Message]) -> None:
         try:
-            while True:
+            while raw.connected:  # kombu would wait on a new one, without a consumer
                 with suppress(TimeoutError):
                     self.connection.drain_events(timeout=POLL)
                 raw.heartbeat_tick()
@@ -177,6 +177,7 @@ class Receiver:
         except amqp.ChannelError as error:
             # A message was unacknowledged for longer than RabbitMQ allows.
             raise amqp.RecoverableConnectionError(str(error)) from error
+        raise amqp.RecoverableConnectionError("it was lost while a report was at work")
 
     def handle_report(self, message: amqp.Message) -> None:
         """Do with a message what is to be done: acknowledge it, or hold it for a while.
