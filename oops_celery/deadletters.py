@@ -41,6 +41,10 @@ BROKER_HEADERS = (
     "x-acquired-count",
 )
 
+#: Headers by which RabbitMQ gives further queues a copy
+#: (https://www.rabbitmq.com/docs/sender-selected): they have theirs.
+COPY_HEADERS = ("CC", "BCC")
+
 #: Properties (AMQP 0-9-1, class basic) that a message keeps when it is sent again. Not
 #: its expiration, and not its user id, which must be that of the connection.
 KEPT_PROPERTIES = (
@@ -62,11 +66,11 @@ def now() -> str:
 
 
 def without_broker_headers(headers: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the headers as the sender wrote them."""
+    """Return the headers as the sender wrote them, for sending the message again."""
     return {
         key: value
         for key, value in (headers or {}).items()
-        if not str(key).startswith(BROKER_HEADERS)
+        if not str(key).startswith(BROKER_HEADERS) and key not in COPY_HEADERS
     }
 
 

@@ -387,6 +387,19 @@ def test_a_restart_of_the_broker_loses_nothing(
     eventually(lambda: broker.count("oopses") == 0)
 
 
+def test_a_parked_message_is_not_copied_to_other_queues_again(
+    broker: Node, worker: StartWorker
+) -> None:
+    """RabbitMQ copies a message to each queue that its header CC names."""
+    worker()
+    with broker.connect() as connection:
+        connection.channel().queue_declare("copies", exclusive=True)
+        broker.publish("oopses", b"x", application_headers={"CC": ["copies"]})
+        eventually(lambda: broker.count("oopses.dead") == 1)
+        declared = connection.channel().queue_declare("copies", passive=True)
+        assert declared.message_count == 1
+
+
 def test_a_report_that_kills_its_process_is_parked(
     broker: Node, worker: StartWorker, publish: Publisher, keeper: Any
 ) -> None:
