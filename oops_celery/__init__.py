@@ -18,11 +18,20 @@ if TYPE_CHECKING:
     from oops_celery.celery import app
     from oops_celery.publishing import Publisher, publisher
     from oops_celery.receiver import Receiver
+    from oops_celery.scrubbing import Scrubber, scrub
     from oops_celery.topology import Topology
 
 __version__ = "0.1.0"
 
-__all__ = ["Publisher", "Receiver", "Topology", "app", "publisher"]
+__all__ = [
+    "Publisher",
+    "Receiver",
+    "Scrubber",
+    "Topology",
+    "app",
+    "publisher",
+    "scrub",
+]
 
 #: Where each public name lives.
 _HOMES = {
@@ -30,6 +39,8 @@ _HOMES = {
     "publisher": "oops_celery.publishing",
     "Publisher": "oops_celery.publishing",
     "Receiver": "oops_celery.receiver",
+    "Scrubber": "oops_celery.scrubbing",
+    "scrub": "oops_celery.scrubbing",
     "Topology": "oops_celery.topology",
 }
 

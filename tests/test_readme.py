@@ -96,6 +96,11 @@ def test_the_fallback_takes_what_rabbitmq_does_not(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("fallback/*/OOPS-*"))) == 1
 
 
+def test_the_scrubbed_report_is_what_the_comment_says(tmp_path: Path) -> None:
+    out = run(SNIPPETS[2], tmp_path, "nonsense")
+    assert SNIPPETS[2].endswith(f"# {out}")
+
+
 def test_the_snippet_for_those_who_come_from_oops_amqp(
     broker: Node, tmp_path: Path
 ) -> None:
@@ -104,12 +109,12 @@ def test_the_snippet_for_those_who_come_from_oops_amqp(
         channel.exchange_declare("oopses", "fanout", durable=True, auto_delete=False)
         channel.queue_declare("oopses", durable=True, auto_delete=False)
         channel.queue_bind("oopses", "oopses")
-    assert "localhost:5672" in SNIPPETS[2]
-    snippet = SNIPPETS[2].replace("localhost:5672", broker.host)
+    assert "localhost:5672" in SNIPPETS[3]
+    snippet = SNIPPETS[3].replace("localhost:5672", broker.host)
     assert run(f"{snippet}\nprint(publisher({{'k': 1}}))", tmp_path, "nonsense") == (
         "['OOPS-f9082d518031065d1e948548a66a4a05']\n"
     )
-    assert len(SNIPPETS) == 3
+    assert len(SNIPPETS) == 4
 
 
 def test_the_commands_for_those_who_come_from_the_dispatcher(
