@@ -6,12 +6,14 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from celery import Celery
 
 from oops_celery import settings, wire
+from oops_celery.pipelining import send_many
 from oops_celery.sending import Link, Refused, Sender, SendError, Unavailable
 
 #: The name of the task that a report travels as.
@@ -100,6 +102,53 @@ class Publisher:
         """
         if not self._health.may_try():
             return []
+        message = self._message(report)
+        if message is None:
+            return []
+        encoded, options = message
+        started = time.monotonic()
+        try:
+            self._sender.send(encoded.body, **options)
+        except SendError as error:
+            self._health.failed(error, time.monotonic() - started)
+            return []
+        self._health.worked()
+        return [encoded.id]
+
+    def publish_many(self, reports: Iterable[Mapping[str, Any]]) -> Iterator[list[str]]:
+        """Publish reports with many confirms in flight: for bulk work, in one thread.
+
+        Args:
+            reports: Taken one by one, a window ahead of what is yielded.
+
+        Yields:
+            For each report, in order, what a call would return: the id when the broker
+            has it. Once the broker is lost for good, the rest is not tried.
+        """
+        ids: deque[str | None] = deque()
+
+        def messages() -> Iterator[tuple[bytes, dict[str, Any]]]:
+            for report in reports:
+                message = self._message(report) if self._health.may_try() else None
+                ids.append(message[0].id if message else None)
+                if message:
+                    yield message[0].body, message[1]
+
+        for error in send_many(self._sender, messages()):
+            while (report_id := ids.popleft()) is None:
+                yield []
+            if error is None:
+                self._health.worked()
+                yield [report_id]
+            else:
+                self._health.failed(error, 0)
+                yield []
+        yield from ([] for _ in ids)
+
+    def _message(
+        self, report: Mapping[str, Any]
+    ) -> tuple[wire.Encoded, dict[str, Any]] | None:
+        """Return the message of a report, with its options; None if it is too large."""
         encoded = wire.encode(report, self.inherit_id)
         if len(encoded.body) > self.max_size:
             logger.error(
@@ -108,22 +157,13 @@ class Publisher:
                 len(encoded.body),
                 self.max_size,
             )
-            return []
-        started = time.monotonic()
-        try:
-            self._sender.send(
-                encoded.body,
-                exchange=self.exchange_name,
-                routing_key=self.routing_key,
-                **task_options(
-                    self._app, TASK_NAME, encoded.task_id, wire.summary(report)
-                ),
-            )
-        except SendError as error:
-            self._health.failed(error, time.monotonic() - started)
-            return []
-        self._health.worked()
-        return [encoded.id]
+            return None
+        options = task_options(
+            self._app, TASK_NAME, encoded.task_id, wire.summary(report)
+        )
+        options["exchange"] = self.exchange_name
+        options["routing_key"] = self.routing_key
+        return encoded, options
 
     def close(self) -> None:
         """Close the connections that are not in use; the next report opens one."""

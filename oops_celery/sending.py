@@ -54,16 +54,22 @@ class Link:
         self.confirm = confirm
         #: py-amqp's connection; None for kombu's other transports.
         self.raw = self._raw(connection)
-        if self.raw is None:
-            self.channel = connection.channel()
-        else:
+        if self.raw is not None:
             self.raw.confirm_publish = confirm
             self.raw.on_blocked = self._on_blocked
+        self.connection = connection  # closed when it is forgotten, so hold it
+        self.returned: Exception | None = None
+        #: Whether the broker has nacked what this channel sent.
+        self.nacked = False
+        self._open_channel()
+
+    def _open_channel(self) -> None:
+        if self.raw is None:
+            self.channel = self.connection.channel()
+        else:
             # kombu's channel also on a connection of plain py-amqp.
             self.channel = Channel(self.raw)
             self.channel.open()
-        self.connection = connection  # closed when it is forgotten, so hold it
-        self.returned: Exception | None = None
         on_return = self._on_return if self.raw is not None else None
         self.producer = Producer(self.channel, auto_declare=False, on_return=on_return)
 
@@ -83,16 +89,31 @@ class Link:
         # would come when the alarm is over, which may be days.
         raise amqp.RecoverableConnectionError(f"blocked by the broker: {reason}")
 
+    def renew_channel(self, timeout: float) -> None:
+        """Go on with a new channel.
+
+        A channel whose first message finds the leader of a quorum queue dead keeps to
+        that node in RabbitMQ 3.10, and is nacked even when there is a new leader.
+        """
+        with self.raw.transport.having_timeout(timeout):
+            self.channel.close()
+            self._open_channel()
+        self.nacked = False
+
     def publish(self, body: bytes, timeout: float, **options: Any) -> None:
         """Publish, and wait for the confirm for at most ``timeout`` seconds."""
         self.returned = None
-        self.producer.publish(
-            body,
-            timeout=timeout,
-            confirm_timeout=timeout,
-            # Without confirms, a returned message would be taken for a later one.
-            **{"mandatory": self.confirm, **options},
-        )
+        try:
+            self.producer.publish(
+                body,
+                timeout=timeout,
+                confirm_timeout=timeout,
+                # Without confirms, a returned message would be taken for a later one.
+                **{"mandatory": self.confirm, **options},
+            )
+        except MessageNacked:
+            self.nacked = True
+            raise
         if self.returned is not None:
             raise Refused(f"no queue took it: {self.returned}")
 
@@ -186,14 +207,14 @@ class Sender:
             Unavailable: There was no answer within the timeout.
         """
         deadline = time.monotonic() + self.timeout
-        link = self._take()
+        link = self.take()
         if link is not None:
             try:
                 return self._publish(link, body, deadline, options)
             except Unavailable:
                 # Perhaps just this connection was lost, in a restart: try a new one,
                 # and trust none of those that are as old.
-                self._empty(Link.drop)
+                self.drop_idle()
                 if time.monotonic() >= deadline:
                     raise
         return self._publish(self.open(deadline), body, deadline, options)
@@ -208,7 +229,7 @@ class Sender:
             Unavailable: The link was not open in time.
         """
         deadline = deadline or time.monotonic() + self.timeout
-        opening = _Opening(self, max(deadline - time.monotonic(), 0.001))
+        opening = _Opening(self, _until(deadline))
         return opening.result(deadline)
 
     def put(self, link: Link) -> None:
@@ -216,17 +237,22 @@ class Sender:
         if len(self._idle) < MAX_IDLE and id(link) in self._open:
             self._idle.append(link)
         else:
-            self._discard(link, Link.close)
+            self.discard(link, Link.close)
 
     def close(self) -> None:
         """Close the links that are not in use. The next message opens a new one."""
         self._empty(Link.close)
 
-    def _empty(self, leave: Callable[[Link], None]) -> None:
-        while (link := self._take()) is not None:
-            self._discard(link, leave)
+    def drop_idle(self) -> None:
+        """Trust none of the idle links: another one was lost."""
+        self._empty(Link.drop)
 
-    def _take(self) -> Link | None:
+    def _empty(self, leave: Callable[[Link], None]) -> None:
+        while (link := self.take()) is not None:
+            self.discard(link, leave)
+
+    def take(self) -> Link | None:
+        """Return an idle link, or None; `put` it back, or `discard` it."""
         try:
             return self._idle.pop()
         except IndexError:
@@ -236,9 +262,9 @@ class Sender:
         self, link: Link, body: bytes, deadline: float, options: Mapping[str, Any]
     ) -> None:
         try:
-            # 0 would mean: wait for ever.
-            timeout = max(deadline - time.monotonic(), 0.001)
-            link.publish(body, timeout, **options)
+            if link.nacked:
+                link.renew_channel(_until(deadline))
+            link.publish(body, _until(deadline), **options)
         except Refused:
             self.put(link)
             raise
@@ -247,13 +273,13 @@ class Sender:
             raise Refused("the queue did not take it: nacked by the broker") from error
         except ChannelError as error:
             # The broker has closed the channel (404, 403, 406).
-            self._discard(link, Link.close)
+            self.discard(link, Link.close)
             raise Refused(str(error)) from error
         except Exception as error:  # sockets, TLS, py-amqp: all kinds
-            self._discard(link, Link.drop)
+            self.discard(link)
             raise Unavailable(_reason(error, self.timeout)) from error
         except BaseException:
-            self._discard(link, Link.drop)
+            self.discard(link)
             raise
         self.put(link)
 
@@ -264,11 +290,12 @@ class Sender:
             try:
                 self._on_open(link)
             except BaseException:
-                self._discard(link, Link.drop)
+                self.discard(link)
                 raise
         return link
 
-    def _discard(self, link: Link, leave: Callable[[Link], None]) -> None:
+    def discard(self, link: Link, leave: Callable[[Link], None] = Link.drop) -> None:
+        """Give up a link that met trouble."""
         self._open.pop(id(link), None)
         leave(link)
 
@@ -308,7 +335,7 @@ class _Opening:
             self._finished.set()
             late = self._given_up
         if late and self._link is not None:
-            self._sender._discard(self._link, Link.close)
+            self._sender.discard(self._link, Link.close)
 
     def result(self, deadline: float) -> Link:
         self._finished.wait(max(deadline - time.monotonic(), 0))
@@ -318,6 +345,11 @@ class _Opening:
             return self._link
         error = self._error or TimeoutError()
         raise Unavailable(_reason(error, self._sender.timeout)) from error
+
+
+def _until(deadline: float) -> float:
+    """Return the seconds that are left. Never 0: that would mean to wait for ever."""
+    return max(deadline - time.monotonic(), 0.001)
 
 
 def _reason(error: BaseException, timeout: float) -> str:
