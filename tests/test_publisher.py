@@ -200,6 +200,35 @@ def test_a_full_queue_that_rejects(broker: Node) -> None:
             channel.queue_delete("full")
 
 
+def test_a_nack_costs_a_channel_and_no_connection(broker: Node) -> None:
+    """RabbitMQ 3.10 may nack for ever what a channel sends: see test_cluster."""
+    connections = []
+
+    def connect() -> amqp.Connection:
+        connections.append(amqp.Connection(host=broker.host))
+        return connections[-1]
+
+    with broker.connect() as connection:
+        channel = connection.channel()
+        arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
+        channel.queue_declare("full", auto_delete=False, arguments=arguments)
+        try:
+            publish = Publisher(connect, "", "full")
+            used = []
+            while publish({"k": len(used)}):
+                used.append(connections[0].channels[1])
+            nacked = connections[0].channels[1]
+            assert used  # the queue was not full yet: the same channel
+            assert all(one is nacked for one in used)
+            channel.queue_purge("full")
+            assert publish(KNOWN) == [KNOWN_ID]
+            assert list(connections[0].channels) == [0, 1]  # the old one is closed
+            assert connections[0].channels[1] is not nacked
+            assert len(connections) == 1
+        finally:
+            channel.queue_delete("full")
+
+
 def test_unconfirmed_reports_arrive_as_well(broker: Node, queue: str) -> None:
     fast = Publisher(amqp_factory(broker), "there", "", confirm=False)
     ids = [fast({"k": number})[0] for number in range(100)]
