@@ -1,0 +1,116 @@
+"""Reports of a fallback repository go to the broker, and their files go away."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from oops_celery import wire
+from oops_celery.publishing import Publisher
+
+#: The folders of an `oops_datedir_repo.DateDirRepo`.
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+
+
+class Outcome(NamedTuple):
+    """What became of a file.
+
+    Attributes:
+        path: The file.
+        id: The report's id; None where the file is still there.
+        reason: Why it is still there; empty where it is not.
+    """
+
+    path: Path
+    id: str | None
+    reason: str = ""
+
+
+def waiting(folder: Path) -> list[Path]:
+    """Return the files of a `DateDirRepo` that are whole, oldest day first.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    days = sorted(name for name in os.listdir(folder) if _DATE.fullmatch(name))
+    return [
+        folder / day / name
+        for day in days
+        for name in sorted(os.listdir(folder / day))
+        if not name.endswith(".tmp")
+    ]
+
+
+def resubmit(files: list[Path], publisher: Publisher) -> Iterator[Outcome]:
+    """Publish the report of each file, and remove the file when the broker has it.
+
+    Interrupted at any moment, it loses nothing: what was not removed is sent by the
+    next call. What another process is at is left to it.
+
+    Args:
+        files: See `waiting`.
+        publisher: One that keeps the reports' ids (``inherit_id``).
+
+    Yields:
+        The outcome of each file, as it is known.
+    """
+    outcomes: deque[Outcome] = deque()
+    sent: deque[tuple[Path, IO[bytes]]] = deque()
+
+    def reports() -> Iterator[dict[str, Any]]:
+        for path in files:
+            try:
+                file = _taken(path)
+            except OSError as error:
+                outcomes.append(Outcome(path, None, error.strerror or str(error)))
+                continue
+            if file is None:
+                continue
+            try:
+                report = wire.decode(file.read())
+            except (OSError, wire.Undecodable) as error:
+                file.close()
+                outcomes.append(Outcome(path, None, str(error)))
+                continue
+            sent.append((path, file))
+            yield report
+
+    try:
+        for ids in publisher.publish_many(reports()):
+            path, file = sent.popleft()
+            if ids:
+                os.unlink(path)
+                outcomes.append(Outcome(path, ids[0]))
+            else:
+                outcomes.append(Outcome(path, None, "the broker has not taken it"))
+            file.close()
+            yield from _all_of(outcomes)
+    finally:
+        for _, file in sent:
+            file.close()
+    yield from _all_of(outcomes)
+
+
+def _taken(path: Path) -> IO[bytes] | None:
+    """Open a file for this process alone; None where another one has it, or had it."""
+    with suppress(FileNotFoundError):
+        file = path.open("rb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_nlink:
+                return file
+        except BlockingIOError:
+            pass
+        file.close()
+    return None
+
+
+def _all_of(outcomes: deque[Outcome]) -> Iterator[Outcome]:
+    while outcomes:
+        yield outcomes.popleft()

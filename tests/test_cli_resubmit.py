@@ -1,0 +1,157 @@
+"""``oops-celery resubmit``: nothing is lost, nothing is doubled."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Node, environment, eventually
+from oops_datedir_repo import DateDirRepo
+
+from oops_celery import wire
+
+COMMAND = [str(Path(sys.executable).with_name("oops-celery")), "resubmit"]
+
+
+@pytest.fixture
+def fallback(tmp_path: Path) -> Callable[[int], list[str]]:
+    """Write reports into a fallback repository; return their ids."""
+
+    def write(count: int) -> list[str]:
+        publish = DateDirRepo(str(tmp_path / "fallback")).publish
+        return [
+            publish({"type": "ValueError", "n": n, "text": "x" * 2000})[0]
+            for n in range(count)
+        ]
+
+    return write
+
+
+def start(folder: Path, url: str, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *options, "fallback"],
+        cwd=folder,
+        env=environment(RABBITMQ_URL=url),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(folder: Path, url: str, *options: str) -> tuple[int, str, str]:
+    process = start(folder, url, *options)
+    out, err = process.communicate(timeout=120)
+    assert "Traceback" not in err
+    return process.returncode, out, err
+
+
+def files(folder: Path) -> list[Path]:
+    return list(folder.glob("fallback/*/*"))
+
+
+def queued(broker: Node) -> list[str]:
+    messages = broker.messages("oopses")
+    for message in messages:
+        assert wire.decode(message.body)["id"] == message.headers["id"]
+    return sorted(message.headers["id"] for message in messages)
+
+
+def test_all_reports_go_to_the_broker(
+    broker: Node, tmp_path: Path, fallback: Any
+) -> None:
+    sent = fallback(2500)
+    assert len(files(tmp_path)) == 2500
+    assert run(tmp_path, broker.url) == (0, "fallback: 2500 sent, none left\n", "")
+    assert queued(broker) == sorted(sent)
+    assert files(tmp_path) == []
+    code, out, _ = run(tmp_path, broker.url, "--json")
+    assert (code, json.loads(out)) == (
+        0,
+        {"folder": "fallback", "sent": 0, "left": []},
+    )
+
+
+def test_what_is_no_report_stays(broker: Node, tmp_path: Path, fallback: Any) -> None:
+    sent = fallback(3)
+    day = files(tmp_path)[0].parent
+    (day / "OOPS-broken").write_bytes(b"garbage")
+    (day / "OOPS-half.tmp").write_bytes(b"being written")
+    (tmp_path / "fallback" / "metadata").mkdir()
+    code, out, _ = run(tmp_path, broker.url)
+    assert code == 1
+    assert "OOPS-broken: not a BSON document" in out
+    assert "fallback: 3 sent, 1 left" in out
+    assert queued(broker) == sorted(sent)
+    assert sorted(path.name for path in files(tmp_path)) == [
+        "OOPS-broken",
+        "OOPS-half.tmp",
+    ]
+
+
+def test_without_a_broker_nothing_is_removed(tmp_path: Path, fallback: Any) -> None:
+    fallback(50)
+    code, out, err = run(tmp_path, "amqp://guest:s3cr3t@127.0.0.1:9/")
+    assert code == 1
+    assert "the broker has not taken it" in out
+    assert "... and 30 more" in out
+    assert "fallback: 0 sent, 50 left" in out
+    assert "s3cr3t" not in out + err
+    assert len(files(tmp_path)) == 50
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    code, _, err = run(tmp_path, "amqp://127.0.0.1:9/")
+    assert code == 2
+    assert "'fallback' does not exist" in err
+
+
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
+def test_interrupted_and_started_again(
+    broker: Node, tmp_path: Path, fallback: Any, kind: signal.Signals
+) -> None:
+    sent = fallback(3000)
+    process = start(tmp_path, broker.url)
+    eventually(lambda: len(files(tmp_path)) < 2900)
+    process.send_signal(kind)
+    _, err = process.communicate(timeout=30)
+    left = len(files(tmp_path))
+    assert 0 < left < 3000
+    if kind == signal.SIGINT:
+        assert process.returncode == 130
+        assert "sent before the interruption" in err
+    assert "Traceback" not in err
+    assert run(tmp_path, broker.url)[0] == 0
+    assert set(queued(broker)) == set(sent)
+    assert files(tmp_path) == []
+
+
+def test_several_at_once(broker: Node, tmp_path: Path, fallback: Any) -> None:
+    sent = fallback(2000)
+    processes = [start(tmp_path, broker.url, "--json") for _ in range(3)]
+    outs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert sum(json.loads(out)["sent"] for out in outs) == 2000
+    assert queued(broker) == sorted(sent)  # none twice
+    assert files(tmp_path) == []
+
+
+def test_the_broker_killed_in_the_middle_loses_none(
+    broker: Node, tmp_path: Path, fallback: Any
+) -> None:
+    sent = fallback(4000)
+    process = start(tmp_path, broker.url, "--json")
+    eventually(lambda: len(files(tmp_path)) < 3900)
+    broker.restart()
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    while run(tmp_path, broker.url)[0]:
+        assert time.monotonic() < deadline
+    assert set(queued(broker)) == set(sent)
+    assert files(tmp_path) == []
