@@ -7,12 +7,16 @@ as one BSON document that holds its own id.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from hashlib import md5
 from typing import Any, NamedTuple
 
 import bson
 from kombu.serialization import register
+
+from oops_celery.bson_elements import TEXT, TIME, elements, text, time
 
 #: AMQP content type of a report. kombu picks the decoder by it.
 CONTENT_TYPE = "application/bson"
@@ -133,54 +137,42 @@ def peek(body: bytes, names: tuple[str, ...]) -> dict[str, str]:
         Undecodable: The body is not one whole BSON document.
     """
     _check_frame(body)
-    found: dict[str, str] = {}
-    place, end = 4, len(body) - 1
+    with _broken_is_undecodable():
+        return {
+            name: text(body, place)
+            for name, kind, place in elements(body)
+            if kind == TEXT and name in names
+        }
+
+
+def peek_time(body: bytes, name: str) -> datetime | None:
+    """Read a time at the top of a report, without decoding the rest.
+
+    Args:
+        body: The message body.
+        name: The element that is wanted.
+
+    Returns:
+        The time, in UTC; None where it is missing, no time, or none of our calendar.
+
+    Raises:
+        Undecodable: The body is not one whole BSON document.
+    """
+    _check_frame(body)
+    with _broken_is_undecodable():
+        for found, kind, place in elements(body):
+            if kind == TIME and found == name:
+                with suppress(OverflowError):
+                    return time(body, place)
+    return None
+
+
+@contextmanager
+def _broken_is_undecodable() -> Iterator[None]:
     try:
-        while place < end:
-            kind = body[place]
-            name_end = body.index(0, place + 1)
-            name = body[place + 1 : name_end].decode()
-            place = name_end + 1
-            size = _element_size(body, kind, place)
-            if kind == _STRING and name in names:
-                found[name] = body[place + 4 : place + size - 1].decode()
-            place += size
+        yield
     except (ValueError, IndexError, struct.error, KeyError) as error:
         raise Undecodable(f"not a BSON document: {_text(error)}") from error
-    if place != end:
-        raise Undecodable("not a BSON document: its last element is too long")
-    return found
-
-
-_STRING = 0x02
-
-#: Bytes of the values of fixed size, by the type of the element (bsonspec.org).
-_FIXED_SIZES = {
-    **dict.fromkeys((0x06, 0x0A, 0x7F, 0xFF), 0),
-    0x08: 1,
-    0x10: 4,
-    **dict.fromkeys((0x01, 0x09, 0x11, 0x12), 8),
-    0x07: 12,
-    0x13: 16,
-}
-#: Bytes of the other values, beside the number that an int32 before them says.
-_PREFIXED_SIZES = {
-    **dict.fromkeys((0x03, 0x04, 0x0F), 0),
-    **dict.fromkeys((_STRING, 0x0D, 0x0E), 4),
-    0x05: 5,
-    0x0C: 16,
-}
-
-
-def _element_size(body: bytes, kind: int, place: int) -> int:
-    if kind in _FIXED_SIZES:
-        return _FIXED_SIZES[kind]
-    if kind == 0x0B:  # a regular expression: two texts that end with NUL
-        return body.index(0, body.index(0, place) + 1) + 1 - place
-    length: int = struct.unpack_from("<i", body, place)[0]
-    if length < 0:
-        raise ValueError(f"an element of {length} bytes")
-    return length + _PREFIXED_SIZES[kind]
 
 
 def _check_frame(body: bytes) -> None:

@@ -244,6 +244,20 @@ def test_a_peek_knows_every_type_of_bson() -> None:
     assert wire.peek(bson.encode(every), ("id",)) == {"id": "found"}
 
 
+@pytest.mark.parametrize("year", [1, 1969, 2026, 9999])
+def test_a_peek_at_a_time(year: int) -> None:
+    time = datetime.datetime(year, 2, 3, 4, 5, 6, 789000, datetime.timezone.utc)
+    body = wire.encode({"a": {"time": 5}, "time": time}).body
+    assert wire.peek_time(body, "time") == time
+    assert wire.peek_time(body, "a") is wire.peek_time(body, "gone") is None
+
+
+def test_a_peek_at_a_time_that_no_calendar_has() -> None:
+    body = b"\x13\0\0\0\x09time\0" + b"\xff" * 7 + b"\x7f\0"
+    assert wire.decode(body)
+    assert wire.peek_time(body, "time") is None
+
+
 def test_the_serializer_never_parses() -> None:
     """Celery decodes in the main process too: that must cost nothing and never fail."""
     for body in (b"garbage", whole):
