@@ -123,7 +123,7 @@ class Refusal:
     def _reason(self) -> str:
         said = self.text.partition(" - ")[2] or self.text
         if self.code == 406:
-            return self._difference() or f"the broker says: {said}; change the file"
+            return self._as_difference() or f"the broker says: {said}; change the file"
         if self.code == 404 and self.passive:
             return (
                 "it is not there, and the file says passive: true, so it is not made;"
@@ -131,16 +131,29 @@ class Refusal:
             )
         return f"the broker says: {said}; {self._way_out()}"
 
-    def _difference(self) -> str | None:
+    def difference(self) -> tuple[str, str, str] | None:
+        """Return what differs, as the file calls it, and the values: file, broker.
+
+        The values are empty where RabbitMQ had no room for them; None means that
+        nothing differs: it was refused for another reason.
+        """
         found = _INEQUIVALENT.search(self.text)
         if not found:
             return None
         argument = found["argument"]
         if self.kind == "queue":
             argument = argument.replace("-", "_")  # as the file has it
+        if not found["file"]:
+            return argument, "", ""
+        return argument, _value(found["file"]), _value(found["broker"])
+
+    def _as_difference(self) -> str | None:
+        difference = self.difference()
+        if difference is None:
+            return None
+        argument, mine, theirs = difference
         differs = "is not the same in the file and at the broker"
-        if found["file"]:
-            mine, theirs = _value(found["file"]), _value(found["broker"])
+        if mine:
             differs = f"is {mine} in the file, but {theirs} at the broker"
         when = "once it is empty" if self.kind == "queue" else "with its bindings"
         return (

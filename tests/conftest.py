@@ -52,6 +52,7 @@ class Node:
         self.host = f"{config.hostname}:{config.port}"
         self.port: int = config.port
         self._name = config.fq_nodename
+        self.home: str = config.homedir
         self.url = f"amqp://guest:guest@{self.host}/"
 
     def ctl(self, *command: str) -> str:
