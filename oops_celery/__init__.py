@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from oops_celery.celery import app
+    from oops_celery.failures import report_failures
     from oops_celery.publishing import Publisher, publisher
     from oops_celery.receiver import Receiver
     from oops_celery.scrubbing import Scrubber, scrub
@@ -30,6 +31,7 @@ __all__ = [
     "Topology",
     "app",
     "publisher",
+    "report_failures",
     "scrub",
 ]
 
@@ -38,6 +40,7 @@ _HOMES = {
     "app": "oops_celery.celery",
     "publisher": "oops_celery.publishing",
     "Publisher": "oops_celery.publishing",
+    "report_failures": "oops_celery.failures",
     "Receiver": "oops_celery.receiver",
     "Scrubber": "oops_celery.scrubbing",
     "scrub": "oops_celery.scrubbing",

@@ -1,0 +1,228 @@
+"""Failing tasks of somebody's own Celery app become reports."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery, signals
+from celery.exceptions import Reject, TimeLimitExceeded
+from celery.utils.saferepr import saferepr
+from celery.utils.serialization import UnpickleableExceptionWrapper
+
+from oops_celery.scrubbing import SCRUBBED, scrub
+
+if TYPE_CHECKING:
+    import oops
+
+#: The tasks of oops_celery: a report of a report that failed would go in a circle.
+OWN_TASKS = "oops_celery."
+
+#: Characters of an argument that a report has: Celery's own default (argsrepr).
+ARGUMENT_WIDTH = 1024
+
+#: Hard time limits of which Celery may still tell for a second time.
+REMEMBERED = 100
+
+logger = logging.getLogger(__name__)
+
+
+def report_failures(app: Celery, config: oops.Config) -> None:
+    """Make a report of each task of an app that fails.
+
+    Call it where the app is made, so that every process of its workers does::
+
+        app = Celery("shop")
+        oops_celery.report_failures(app, config)
+
+    A failure is what Celery calls one: an exception, a soft or a hard time limit, a
+    process that was lost. None are retries, until the last one fails; what the task
+    `throws`, as it is expected; `Reject` and `Ignore`.
+
+    The report has the exception, its traceback, the task's name as the topic, and
+
+    - ``task``: the task's id, name, retries, exchange, routing_key and worker. After a
+      hard time limit some of them may be missing;
+    - ``req_vars``: the arguments by their names, blanked by `oops_celery.scrub`. Where
+      the sender has described them itself (``argsrepr``, ``kwargsrepr``), as it has.
+
+    It is made, and published, where the failure is found: in the pool's process, and in
+    the worker's main process after hard time limits and lost processes. The report's id
+    is logged, and is the exception's ``oops_id`` for those who see it later (in the
+    signal ``task_postrun``, say).
+
+    A task never fails because of this, and waits for the config's publisher alone:
+    `oops_celery.publisher` takes 5 seconds once, then none while the broker is away.
+
+    Args:
+        app: The app. Called again for the same app, the new config counts.
+        config: Makes and publishes the reports.
+
+    Raises:
+        ValueError: It is the app of oops_celery, whose failures are of reports.
+    """
+    from oops_celery.celery import App
+
+    app = app._get_current_object() if hasattr(app, "_get_current_object") else app
+    if isinstance(app, App):
+        raise ValueError(
+            "report_failures is for an application's own Celery app, not for that of "
+            "oops_celery"
+        )
+    name = f"{__name__}:{id(app)}"
+    signals.task_failure.disconnect(dispatch_uid=name)
+    signals.task_failure.connect(
+        _Failures(app, config).on_failure, weak=False, dispatch_uid=name
+    )
+
+
+class _Failures:
+    def __init__(self, app: Celery, config: oops.Config) -> None:
+        self._app = app
+        self._config = config
+        #: Ids of tasks of whose hard time limit Celery has told once.
+        self._timed_out: deque[str] = deque(maxlen=REMEMBERED)
+
+    def on_failure(
+        self,
+        sender: Any = None,
+        task_id: str = "",
+        exception: Any = None,
+        args: Any = (),
+        kwargs: Any = None,
+        traceback: Any = None,
+        **_: Any,
+    ) -> None:
+        """Take the signal ``task_failure``; never raise."""
+        if sender.app is not self._app or sender.name.startswith(OWN_TASKS):
+            return
+        try:
+            if self._is_failure(sender, task_id, exception):
+                original = _original(exception)
+                report = self._report(sender, task_id, original, traceback)
+                report["req_vars"] = _arguments(
+                    sender, task_id, args or (), kwargs or {}
+                )
+                ids = self._config.publish(report)
+                _tell(sender.name, task_id, ids, (original, exception))
+        except (Exception, SystemExit):  # whatever hooks and publishers do
+            logger.exception("task %s[%s] failed: no report", sender.name, task_id)
+
+    def _is_failure(self, task: Any, task_id: str, exception: Any) -> bool:
+        if isinstance(exception, (Reject, *_classes(task.throws))):
+            return False
+        if isinstance(exception, TimeLimitExceeded):
+            # Celery tells of it by Request.on_failure, then by Request.on_timeout,
+            # which has no context.
+            if task.request.id == task_id:
+                self._timed_out.append(task_id)
+            elif task_id in self._timed_out:
+                self._timed_out.remove(task_id)
+                return False
+        return True
+
+    def _report(
+        self, task: Any, task_id: str, exception: BaseException, traceback: Any
+    ) -> Any:
+        if not isinstance(traceback, str):
+            traceback = exception.__traceback__ or ""
+        exc_info: tuple[Any, BaseException, TracebackType | str]
+        exc_info = (type(exception), exception, traceback)
+        report = self._config.create({"exc_info": exc_info, "topic": task.name})
+        report["task"] = {"id": task_id, "name": task.name}
+        request = task.request
+        if request.id == task_id:
+            delivery = request.delivery_info or {}
+            known = {
+                "retries": request.retries,
+                "exchange": delivery.get("exchange"),
+                "routing_key": delivery.get("routing_key"),
+                "worker": request.hostname,
+            }
+            report["task"] |= {
+                key: value for key, value in known.items() if value is not None
+            }
+        return report
+
+
+def _original(exception: Any) -> BaseException:
+    """Return what was raised, where Celery wraps what cannot be pickled."""
+    if isinstance(exception, UnpickleableExceptionWrapper):
+        return sys.exc_info()[1] or exception
+    return exception  # type: ignore[no-any-return]
+
+
+def _classes(throws: Any) -> tuple[type, ...]:
+    return tuple(throws) if isinstance(throws, (tuple, list)) else (throws,)
+
+
+def _tell(
+    name: str, task_id: str, ids: Sequence[str] | None, exceptions: tuple[Any, ...]
+) -> None:
+    if ids is None:
+        logger.debug("task %s[%s] failed: its report was filtered", name, task_id)
+        return
+    if not ids:
+        logger.error("task %s[%s] failed: its report is not published", name, task_id)
+        return
+    logger.error("task %s[%s] failed: %s", name, task_id, ids[-1])
+    for exception in exceptions:
+        with suppress(Exception):  # one that takes no attributes
+            exception.oops_id = ids[-1]
+
+
+def _arguments(
+    task: Any, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return the arguments by their names, as texts, without what is secret."""
+    named = _named(task, args, kwargs)
+    blanked = dict(named)
+    scrub(blanked)
+    texts = {name: saferepr(blanked[name], ARGUMENT_WIDTH) for name in blanked}
+    described = _described(task, args, kwargs) if task.request.id == task_id else {}
+    if not described:
+        return texts
+    # The sender's words instead. They may be Celery's own, of values that were changed
+    # on their way (a date became a text), and have a secret in them.
+    plain = {name: saferepr(named[name], ARGUMENT_WIDTH) for name in named}
+    return described if texts == plain else dict.fromkeys(described, SCRUBBED)
+
+
+def _named(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        parameters = list(inspect.signature(task.run).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [one.name for one in parameters if one.kind in kinds]
+    named = dict(zip(names, args, strict=False))
+    for place, value in enumerate(args[len(names) :], len(names)):
+        named[f"args[{place}]"] = value
+    return {**named, **kwargs}
+
+
+def _described(
+    task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return how the sender describes the arguments, where that is not Celery's way."""
+    amqp, levels = task.app.amqp, task.app.conf.task_repr_maxlevels
+    texts = {
+        "argsrepr": saferepr(args, amqp.argsrepr_maxsize, levels),
+        "kwargsrepr": saferepr(kwargs, amqp.kwargsrepr_maxsize, levels),
+    }
+    given = {name: getattr(task.request, name, None) for name in texts}
+    described = {name: text for name, text in given.items() if text is not None}
+    if all(_bare(text) == _bare(texts[name]) for name, text in described.items()):
+        return {}
+    return described
+
+
+def _bare(text: str) -> str:
+    """Return a text without what JSON changes: tuples become lists."""
+    return "".join(char for char in text if char not in "()[], ")
