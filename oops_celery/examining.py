@@ -1,0 +1,288 @@
+"""Whether everything that a report needs on its way is there: for ``doctor``."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import amqp
+
+from oops_celery import receiving, wire
+from oops_celery.comparing import compare
+from oops_celery.management import Management, ManagementError
+from oops_celery.publishing import TASK_NAME
+from oops_celery.sending import Link, Sender, Unavailable
+from oops_celery.settings import Settings, SettingsError
+from oops_celery.troubles import trouble
+from oops_celery.watching import consumed_queues, dead_letter_queues, depths
+
+if TYPE_CHECKING:
+    from oops_celery.celery import App
+    from oops_celery.topology import Topology
+
+#: Seconds that workers have to answer. They do so in a few milliseconds, unless one
+#: hangs, or the machine is very busy.
+PING_TIMEOUT = 1.0
+
+#: Seconds that two clocks may differ: what is told by HTTP has whole seconds.
+CLOCK_TOLERANCE = 5.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check has found.
+
+    Attributes:
+        check: What was looked at.
+        state: ``ok``, ``wrong``, or ``unknown``: it cannot be told.
+        text: What there is.
+        fix: What to do about it.
+    """
+
+    check: str
+    state: str
+    text: str
+    fix: str = ""
+
+
+def examine_here(settings: Settings) -> Iterator[Finding]:
+    """Check what needs no broker: the BSON library, and where reports are kept."""
+    if wire.BSON_LIBRARY == "pymongo":
+        yield Finding("bson", "ok", "PyMongo's")
+    else:
+        yield Finding(
+            "bson",
+            "wrong",
+            "the pure Python package bson, some 30 times slower than PyMongo's",
+            "pip install --force-reinstall --no-deps pymongo",
+        )
+    yield _examine_repository(settings)
+
+
+def _examine_repository(settings: Settings) -> Finding:
+    try:
+        receiving.configured(settings)
+    except SettingsError as error:
+        text, _, fix = str(error).rpartition("; ")
+        return Finding("repository", "wrong", text or str(error), text and fix)
+    if settings.config is not None:
+        return Finding("repository", "ok", f"OOPS_CONFIG={settings.config}")
+    folder = os.path.abspath(settings.repository)
+    place = folder
+    while not os.path.lexists(place):  # a worker makes it
+        place = os.path.dirname(place)
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"\0" * 4096)  # so that a full disk is noticed
+            file.flush()
+    except OSError as error:
+        return Finding(
+            "repository",
+            "wrong",
+            f"{place} cannot be written to: {error.strerror}",
+            "give this user the right to, or set OOPS_REPOSITORY to another folder",
+        )
+    return Finding("repository", "ok", folder)
+
+
+def examine_clock(management: Management) -> Finding:
+    """Compare this machine's clock with the broker's; AMQP has none."""
+    try:
+        ahead = time.time() - management.clock()
+    except ManagementError as error:
+        return Finding("clock", "unknown", str(error), "check --management-url")
+    if abs(ahead) <= CLOCK_TOLERANCE:
+        return Finding("clock", "ok", "that of the broker")
+    way = "ahead of" if ahead > 0 else "behind"
+    return Finding(
+        "clock",
+        "wrong",
+        f"{abs(ahead):.0f} s {way} the broker's",
+        "synchronise both by NTP: times in reports and dead letters mislead",
+    )
+
+
+def examine_broker(
+    app: App, topology: Topology, name: str, timeout: float, ping: bool = True
+) -> Iterator[Finding]:
+    """Check the broker, and all that can only be seen there.
+
+    Args:
+        app: Knows where the broker is.
+        topology: What should be there.
+        name: The broker, as it is to be shown.
+        timeout: Seconds that connecting, and each answer after it, may take.
+        ping: Whether workers are asked if they are alive.
+    """
+    sender = Sender(app.connection_for_read, timeout, confirm=False)
+    try:
+        link = sender.open()
+    except Unavailable as error:
+        text, fix = trouble(error)
+        yield Finding("broker", "wrong", f"{name}: {text}", fix)
+        return
+    if link.raw is None:
+        yield Finding(
+            "broker",
+            "unknown",
+            f"{name} is for trying out: only a RabbitMQ can be looked at",
+            "set RABBITMQ_URL",
+        )
+        return
+    try:
+        known = link.raw.server_properties
+        version = f"{known.get('product', 'AMQP')} {known.get('version', '')}".strip()
+        yield Finding("broker", "ok", f"{version} at {name}")
+        yield from _examine_queues(app, topology, link, ping)
+        yield _examine_permissions(app, topology, link)
+    except (OSError, amqp.exceptions.ConnectionError) as error:
+        text, fix = trouble(error)
+        yield Finding("broker", "wrong", f"{name}: {text}", fix)
+    finally:
+        link.close()
+
+
+def _examine_queues(
+    app: App, topology: Topology, link: Link, ping: bool
+) -> Iterator[Finding]:
+    open_channel = link.connection.channel
+    found = compare(topology, open_channel)
+    differing = [each for each in found if each.what != "unknown"]
+    if differing:
+        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+        yield Finding(
+            "topology",
+            "wrong",
+            f"{_said(differing[0])}{more}",
+            "oops-celery topology diff tells all, topology declare makes what is"
+            " missing",
+        )
+    elif found:
+        yield Finding("topology", "unknown", str(found[0]))
+    else:
+        yield Finding("topology", "ok", f"as in {topology.source}")
+
+    consumed = consumed_queues(topology, app.oops.queue)
+    parked = dead_letter_queues(topology, app.oops.queue)
+    known = {each.queue: each for each in depths(open_channel, [*consumed, *parked])}
+    for queue in consumed:
+        if queue in known and known[queue].consumers == 0:
+            yield Finding(
+                "consumers",
+                "wrong",
+                f"nobody takes from queue {queue}; {known[queue].messages} wait there",
+                "start what takes from it: celery -A oops_celery worker",
+            )
+        elif queue in known:
+            text = f"{known[queue].consumers} on queue {queue}"
+            yield Finding("consumers", "ok", f"{text}, {known[queue].messages} waiting")
+    for queue in parked:
+        if queue in known and known[queue].messages:
+            yield Finding(
+                "dead letters",
+                "wrong",
+                f"{known[queue].messages} in queue {queue}",
+                "oops-celery dead list shows them, with the reasons",
+            )
+        elif queue in known:
+            yield Finding("dead letters", "ok", f"none in queue {queue}")
+    if ping:
+        busy = [queue for queue in consumed if queue in known]
+        yield _examine_workers(app, link, sum(known[each].consumers for each in busy))
+
+
+def _said(difference: Any) -> str:
+    missing = " is missing" if difference.what == "missing" else ""
+    return f"{difference}{missing}"
+
+
+class _Enough(Exception):
+    """As many workers have answered as there can be."""
+
+
+def _examine_workers(app: App, link: Link, consumers: int) -> Finding:
+    heard: list[str] = []
+
+    def on_reply(reply: dict[str, Any]) -> None:
+        # Every Celery worker of the virtual host answers, other applications' too.
+        heard.extend(name for name, tasks in reply.items() if TASK_NAME in tasks)
+        if len(heard) >= consumers > 0:
+            raise _Enough
+
+    try:
+        with suppress(_Enough):
+            app.control.broadcast(
+                "registered",
+                reply=True,
+                timeout=PING_TIMEOUT,
+                callback=on_reply,
+                connection=link.connection,
+            )
+    except amqp.ChannelError as error:
+        return Finding("workers", "unknown", f"they cannot be asked: {error}")
+    if heard:
+        return Finding("workers", "ok", f"{', '.join(sorted(heard))}")
+    if consumers:
+        return Finding(
+            "workers",
+            "wrong",
+            f"the queues have {consumers} consumers, but no worker answers",
+            "kill one that hangs (in a solo pool it may be at work); where reports are"
+            " taken by another program, say --no-ping",
+        )
+    return Finding(
+        "workers", "wrong", "no worker", "start one: celery -A oops_celery worker"
+    )
+
+
+def _examine_permissions(app: App, topology: Topology, link: Link) -> Finding:
+    """Check that this user may publish and take, without doing either."""
+    exchanges = [each.name for each in topology.exchanges if not each.internal]
+    refused = [
+        *(f"write to exchange {each}" for each in exchanges if not _writes(link, each)),
+        *(
+            f"read from queue {each}"
+            for each in consumed_queues(topology, app.oops.queue)
+            if not _reads(link, each)
+        ),
+    ]
+    if not _writes(link, ""):
+        refused.append("write to the default exchange, amq.default")
+    if not refused:
+        return Finding("permissions", "ok", "to publish and to take")
+    return Finding(
+        "permissions",
+        "wrong",
+        f"the user may not {', '.join(refused)}",
+        "rabbitmqctl set_permissions -p VHOST USER '.*' '.*' '.*', or less",
+    )
+
+
+def _writes(link: Link, exchange: str) -> bool:
+    """Publish in a transaction that is taken back: no queue gets anything.
+
+    The channel is closed with the connection: under an alarm it cannot be closed.
+    """
+    channel = link.connection.channel()
+    try:
+        channel.tx_select()
+        channel.basic_publish(amqp.Message(""), exchange, "oops-celery-doctor")
+        channel.tx_rollback()
+    except amqp.ChannelError as error:
+        return int(error.reply_code) != 403
+    return True
+
+
+def _reads(link: Link, queue: str) -> bool:
+    """Ask to consume with an argument that RabbitMQ refuses after the permission."""
+    channel = link.connection.channel()
+    try:
+        channel.basic_consume(queue, arguments={"x-priority": "none"})
+    except amqp.ChannelError as error:
+        return int(error.reply_code) != 403
+    return True

@@ -1,0 +1,95 @@
+"""What a topology's queues hold, and who takes from them, without taking anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import amqp
+
+from oops_celery.entities import Channel
+from oops_celery.topology import Topology
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What RabbitMQ tells of a queue.
+
+    Attributes:
+        queue: Its name.
+        messages: Messages that wait; without those that a consumer is at work on.
+        consumers: Consumers that take from it.
+    """
+
+    queue: str
+    messages: int
+    consumers: int
+
+
+def depths(
+    open_channel: Callable[[], Channel], queues: Iterable[str]
+) -> Iterator[Depth]:
+    """Yield what is in each queue that there is.
+
+    Args:
+        open_channel: Opens a channel; called again after each queue that is missing.
+        queues: The queues' names.
+
+    Raises:
+        OSError, amqp.exceptions.ConnectionError: Whatever the connection raises.
+    """
+    channel = None
+    for queue in queues:
+        channel = channel or open_channel()
+        try:
+            found = channel.queue_declare(queue, passive=True)
+        except amqp.ChannelError:  # missing, or another connection's own
+            channel.close()
+            channel = None
+            continue
+        yield Depth(queue, found.message_count, found.consumer_count)
+    if channel is not None:
+        channel.close()
+
+
+def all_queues(topology: Topology, reports: str) -> list[str]:
+    """Return the names of all queues that are the topology's concern.
+
+    Args:
+        topology: Its queues, and those of its consumers.
+        reports: The queue that the worker takes reports from.
+    """
+    named = [queue.name for queue in topology.queues]
+    return list(dict.fromkeys([*named, *consumed_queues(topology, reports)]))
+
+
+def consumed_queues(topology: Topology, reports: str) -> list[str]:
+    """Return the names of the queues that somebody should take messages from."""
+    queues = [reports] if topology.queue(reports) else []
+    return list(dict.fromkeys([*queues, *(each.queue for each in topology.consumers)]))
+
+
+def dead_letter_queues(topology: Topology, reports: str) -> list[str]:
+    """Return the names of the queues where dead letters end, for a person to look at.
+
+    Those are the ones that dead letters are led to, unless somebody takes messages
+    from them, or they lead on, as a waiting room does.
+    """
+    exchanges: set[str] = set()
+    names: set[str] = set()
+    for queue in topology.queues:
+        target = topology.dead_letter_target(queue.name)
+        if target is not None:
+            exchange, key = target
+            (exchanges if exchange else names).add(exchange or key)
+    consumed = consumed_queues(topology, reports)
+    return [
+        queue.name
+        for queue in topology.queues
+        if queue.name not in consumed
+        and "x-message-ttl" not in (queue.queue_arguments or {})
+        and (
+            queue.name in names
+            or any(binding.exchange.name in exchanges for binding in queue.bindings)
+        )
+    ]
