@@ -30,6 +30,9 @@ DEFAULTS: dict[str, Any] = {
     # Nothing named "celery" is made on the user's broker.
     "task_default_exchange": "",
     "broker_connection_retry_on_startup": True,
+    # It counts hosts, not rounds: with three of them, a worker would end after 13
+    # minutes without a broker.
+    "broker_connection_max_retries": None,
     # A report that is stored when the connection is lost comes again, and is stored
     # again under the same name: better than to kill it half-way.
     "worker_cancel_long_running_tasks_on_connection_loss": False,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from conftest import Node, Worker, eventually
+from conftest import Node, Worker, environment, eventually
 
 PROGRAM = """
     import oops_celery
@@ -129,6 +131,31 @@ def test_a_worker_goes_on_to_the_host_that_is_there(
     started = worker("-c", "1", RABBITMQ_URL=url)
     assert run(PROGRAM, RABBITMQ_URL=url) == PUBLISHED
     eventually(started.files)
+
+
+def test_a_worker_waits_for_the_broker_as_long_as_it_takes(tmp_path: Path) -> None:
+    """Celery's own limit is 100 tries, each host counted: here one round would do."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        dead = closed.getsockname()[1]
+    hosts = ",".join([f"127.0.0.1:{dead}"] * 120)
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                Path(sys.executable).with_name("celery"),
+                *("-A", "oops_celery", "worker", "-c", "1"),
+            ],
+            cwd=tmp_path,
+            env=environment(RABBITMQ_URL=f"amqp://guest:guest@{hosts}/"),
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        eventually(lambda: b"Trying again in" in log.read_bytes() or process.poll())
+        assert process.poll() is None, log.read_text()[-2000:]
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_the_heartbeat_that_is_asked_for_is_used(
