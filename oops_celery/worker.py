@@ -11,6 +11,7 @@ from typing import Any
 import celery.apps.worker
 from celery import signals
 
+from oops_celery import logs
 from oops_celery.celery import App, for_a_person
 from oops_celery.imports import check_imports, guarded, load
 from oops_celery.settings import SettingsError
@@ -38,6 +39,7 @@ class Worker(celery.apps.worker.Worker):
     def on_init_blueprint(self) -> None:
         """Set logging up, then call the startup handler: nothing is connected yet."""
         super().on_init_blueprint()
+        logs.escape_all()
         topology = self.app.topology
         self.concurrency += sum(entry.consumer_count for entry in topology.consumers)
         if topology.startup_handler:

@@ -1,0 +1,50 @@
+"""What the worker logs does nothing to a terminal, whatever stands in a report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+#: Not escaped: the lines of a traceback.
+_LAYOUT = "\n\t"
+
+_formatter = logging.Formatter()
+
+
+def escape_all() -> None:
+    """Have every handler there is escape what it writes; colours are added later."""
+    for handler in _handlers():
+        handler.addFilter(escape)  # again does nothing
+
+
+def escape(record: logging.LogRecord) -> bool:
+    """Escape the control characters of a record: ids, and what exceptions say."""
+    try:
+        text = record.getMessage()
+        if _escaped(text) != text:
+            record.msg, record.args = _escaped(text), None
+        if record.exc_info and not record.exc_text:
+            record.exc_text = _escaped(_formatter.formatException(record.exc_info))
+    except Exception:  # str() runs code of whoever made the arguments
+        record.msg, record.args = (
+            f"a message that cannot be shown: {record.msg!r}",
+            None,
+        )
+    return True
+
+
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        char
+        if char.isprintable() or char in _LAYOUT
+        else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+def _handlers() -> Iterator[logging.Handler]:
+    yield from logging.root.handlers
+    for logger in logging.root.manager.loggerDict.values():
+        yield from getattr(logger, "handlers", ())  # some are names without a logger
