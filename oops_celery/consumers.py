@@ -69,7 +69,7 @@ class Message:
         encoding = self.properties.get("content_encoding") or "utf-8"
         try:
             return self.body.decode(encoding, "replace")
-        except LookupError:  # "binary", say
+        except (LookupError, ValueError):  # "binary", say; "idna" cannot replace
             return self.body.decode("utf-8", "replace")
 
     def __len__(self) -> int:
