@@ -1,13 +1,14 @@
-"""Plain AMQP messages, without Celery's headers, become tasks in the worker."""
+"""Messages become tasks in the worker, whatever stands in their headers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from kombu import Message
 
-from oops_celery import wire
+from oops_celery import incoming, wire
 from oops_celery.publishing import TASK_NAME, task_options
 
 if TYPE_CHECKING:
@@ -15,6 +16,24 @@ if TYPE_CHECKING:
 
 #: The header that holds a plain message's own headers and properties.
 ORIGINAL = "oops-original"
+
+#: The header that says since when a report could not be kept.
+FIRST_FAILED_AT = "oops-first-failed-at"
+
+#: Headers of a report that the task needs, and that are texts of one line.
+LINES = (
+    "id",
+    "root_id",
+    "parent_id",
+    "argsrepr",
+    "kwargsrepr",
+    "origin",
+    FIRST_FAILED_AT,
+)
+#: Characters that one of them may have.
+MAX_LINE = 1000
+#: Another header: no report is retried more often, so a larger number is none.
+MAX_RETRIES = 2**31
 
 #: What AMQP's basic.deliver tells of a message.
 DELIVERY_INFO = (
@@ -26,11 +45,6 @@ DELIVERY_INFO = (
 )
 
 
-def is_task(message: Message) -> bool:
-    """Tell whether a message says which task it is."""
-    return "task" in (message.headers or {})
-
-
 def body_of(message: Message) -> bytes:
     """Return a message's body as it came; py-amqp gives an empty one as text."""
     body = message.body
@@ -38,17 +52,50 @@ def body_of(message: Message) -> bytes:
 
 
 def adopt_report(app: App, message: Message) -> None:
-    """Make a report, as oops-amqp sends it, the task that carries it.
+    """Make a report the task that carries it.
 
-    The task's id is the report's id.
+    The task's id is that which its publisher gave it; else, as with oops-amqp, the
+    report's own. Of the headers only those are left that the task needs: others may
+    have Celery drop the report ("expires"), hold it ("eta"), or send tasks ("chain").
 
     Raises:
-        wire.Undecodable: The body is no report.
+        wire.Undecodable: The body is no report. Not noticed where it has its headers.
     """
-    body = body_of(message)
-    known = wire.peek(body, ("id", "type", "topic", "reporter"))
-    task_id = wire.task_id(known.get("id"), body)
-    _become(message, task_options(app, TASK_NAME, task_id, wire.summary(known)))
+    known = _known(message.headers or {})
+    if "id" in known:
+        options: dict[str, Any] = {
+            "headers": {"lang": "py", "task": TASK_NAME, **known},
+            "content_type": wire.CONTENT_TYPE,
+            "content_encoding": wire.CONTENT_ENCODING,
+        }
+    else:
+        body = body_of(message)
+        about = wire.peek(body, ("id", "type", "topic", "reporter"))
+        task_id = about.get("id")
+        task_id = wire.task_id(task_id if _is_line(task_id) else None, body)
+        options = task_options(app, TASK_NAME, task_id, wire.summary(about))
+        options["headers"].update(known)
+    if not isinstance(message, incoming.Message) and "eta" in message.headers:
+        options["headers"]["eta"] = message.headers["eta"]  # a retry; see republish
+    message.headers = {}
+    _become(message, options)
+
+
+def _known(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those headers of a task that are as the task needs them."""
+    if headers.get("task") != TASK_NAME:
+        return {}
+    known = {name: headers[name] for name in LINES if _is_line(headers.get(name))}
+    if len(known.get("id", "").encode()) > wire.MAX_TASK_ID:
+        del known["id"]
+    retries = headers.get("retries")
+    if isinstance(retries, int) and 0 <= retries < MAX_RETRIES:
+        known["retries"] = retries
+    return known
+
+
+def _is_line(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_LINE and value.isprintable()
 
 
 def adopt_message(app: App, message: Message, task_name: str) -> None:

@@ -15,7 +15,7 @@ import kombu
 from celery import Celery, signals
 from celery.loaders.app import AppLoader
 
-from oops_celery import settings, wire
+from oops_celery import incoming, settings, wire
 from oops_celery.sending import Sender
 
 if TYPE_CHECKING:
@@ -58,13 +58,16 @@ class Loader(AppLoader):
 class Connection(kombu.Connection):
     """A connection that says when it is lost, and whom it talks to.
 
-    It checks the broker's certificate for the host it connects to: kombu keeps the
-    first host's name when it goes on to the next one, and turns ``localhost`` into
-    ``127.0.0.1`` before it is checked.
+    It reads messages of any kind. It checks the broker's certificate for the host it
+    connects to: kombu keeps the first host's name when it goes on to the next one, and
+    turns ``localhost`` into ``127.0.0.1`` before it is checked.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.transport_cls in ("amqp", "amqps", "pyamqp"):
+            frames = {"frame_handler": incoming.readable_frames}
+            self.transport_options: Any = {**self.transport_options, **frames}
         self._name_host()
 
     def drain_events(self, **kwargs: Any) -> Any:

@@ -18,7 +18,7 @@ from celery.worker.consumer.consumer import Consumer as CelerysConsumer
 from celery.worker.state import task_ready
 from kombu import Message
 
-from oops_celery import adoption, deadletters, wire
+from oops_celery import adoption, deadletters, incoming, wire
 from oops_celery.publishing import TASK_NAME
 
 #: Seconds before a message that cannot be parked goes back: it comes again at once.
@@ -67,8 +67,7 @@ class Consumer(CelerysConsumer):
             logger.error("%s: %s", topology.source, refusal)
             if refusal.code == 404 and refusal.name == self.app.oops.queue:
                 raise WorkerShutdown(1)
-        # A body that says utf-8 is still taken as the bytes that came.
-        connection.default_channel.auto_decode = False
+        incoming.as_they_come(connection.default_channel)
         return connection
 
     def connection_for_write(self, url: Any = None, heartbeat: Any = None) -> Any:
@@ -86,12 +85,11 @@ class Consumer(CelerysConsumer):
 
         def on_message(message: Message) -> None:
             try:
-                if not adoption.is_task(message):
-                    adoption.adopt_report(self.app, message)
                 problem = _problem(message)
                 if problem:
                     self.park(message, problem)
                 else:
+                    adoption.adopt_report(self.app, message)
                     handle(message)
             except self.connection_errors:
                 raise
@@ -126,14 +124,6 @@ class Consumer(CelerysConsumer):
         message.ack_log_error(logger, self.connection_errors)
         logger.error("parked a message of queue %s: %s", queue, reason)
 
-    def on_unknown_message(self, body: Any, message: Message) -> None:
-        """Park a message that is no Celery task."""
-        self.park(message, "not a task: it has no header 'task'")
-
-    def on_unknown_task(self, body: Any, message: Message, exc: Exception) -> None:
-        """Park a task that nobody registered."""
-        self.park(message, f"unknown task {message.headers.get('task')!r}", exc)
-
     def on_invalid_task(self, body: Any, message: Message, exc: Exception) -> None:
         """Park a task that Celery cannot run."""
         self.park(message, f"invalid task: {exc}", exc)
@@ -147,10 +137,13 @@ def _problem(message: Message) -> str:
     """Say what is wrong with a message that must not even be given to Celery."""
     if message.content_type == wire.ADOPTED_CONTENT_TYPE:
         return "a message for a consumer of the dispatcher, in the queue for reports"
-    if (message.headers or {}).get("task") != TASK_NAME:
-        return "" if message.body else "not a task: the body is empty"
-    if message.content_type != wire.CONTENT_TYPE:
-        return f"a report must be {wire.CONTENT_TYPE}, not {message.content_type}"
+    if "task" in message.headers:
+        # Also a task that there is: whoever sends reports must not run any other.
+        task = message.headers["task"]
+        if task != TASK_NAME:
+            return f"not a report, but a task {task!r}"
+        if message.content_type != wire.CONTENT_TYPE:
+            return f"a report must be {wire.CONTENT_TYPE}, not {message.content_type!r}"
     return "" if message.body else "undecodable: the body is empty"
 
 

@@ -22,7 +22,7 @@ REASON = "oops-reason"
 ATTEMPTS = "oops-attempts"
 TRACEBACK = "oops-traceback"
 QUEUE = "oops-queue"
-FIRST_FAILED_AT = "oops-first-failed-at"
+FIRST_FAILED_AT = adoption.FIRST_FAILED_AT
 PARKED_AT = "oops-parked-at"
 PARKED_BY = "oops-parked-by"
 

@@ -13,7 +13,7 @@ from celery import bootsteps
 from kombu import Message
 from kombu.common import ignore_errors
 
-from oops_celery import adoption, wire
+from oops_celery import adoption, incoming, wire
 
 if TYPE_CHECKING:
     from oops_celery.topology import ConsumerEntry
@@ -79,8 +79,7 @@ class Lane:
     def open(self) -> None:
         """Begin to consume; while the queue is not there, try again."""
         channel = self._celery.connection.channel()
-        # A body that says utf-8 is still taken as the bytes that came.
-        channel.auto_decode = False
+        incoming.as_they_come(channel)
         channel.basic_qos(0, self._entry.prefetch_count, False)
         # It is declared with the topology, or somebody else's.
         queue = kombu.Queue(self._entry.queue, no_declare=True)

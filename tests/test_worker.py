@@ -228,20 +228,6 @@ KINDS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"content_type": "text/plain", "content_encoding": "utf-16"},
         ["garbage", "not utf-8", "length"],
     ),
-    "no id": (
-        {
-            "application_headers": {"task": "oops_celery.republish"},
-            "content_type": "application/bson",
-        },
-        ["report"],
-    ),
-    "odd headers": (
-        {
-            "application_headers": {**TASK, "eta": "yesterday", "timelimit": "none"},
-            "content_type": "application/bson",
-        },
-        ["report"],
-    ),
     "task is a number": (
         {"application_headers": {"task": 5, "id": "x"}},
         ["garbage", "report"],
