@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
 import oops
-import oops_wsgi
-from celery import Celery, signals
 
 import oops_celery
+from examples import celery_app, wsgi_app
 
 config = oops.Config()
 config.publisher = oops_celery.publisher
 config.template["reporter"] = "shop"
-oops_wsgi.install_hooks(config)
 
 
 def report(topic: str, exc_info: Any) -> str | None:
@@ -30,14 +28,6 @@ def report(topic: str, exc_info: Any) -> str | None:
 
 
 # 1. A request of a web application: oops-wsgi reports it, and shows its id to the user.
-
-
-def checkout(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-    """Sell something; the price is missing."""
-    prices = {"tea": 3}
-    total = prices[environ["QUERY_STRING"].partition("item=")[2]]
-    start_response("200 OK", [])
-    return [str(total).encode()]
 
 
 def fail_in_a_request() -> str | None:
@@ -50,7 +40,7 @@ def fail_in_a_request() -> str | None:
         answer.update(headers)
         return lambda _data: None
 
-    list(oops_wsgi.make_app(checkout, config)(environ, start_response))
+    list(wsgi_app.application(environ, start_response))
     return answer.get("X-Oops-Id")
 
 
@@ -85,31 +75,13 @@ def fail_in_a_script() -> str | None:
     return None
 
 
-# 4. A task of a Celery application: the signal task_failure tells of it.
-
-tasks = Celery("shop", broker="memory://", set_as_current=False)
-
-
-@tasks.task(name="shop.invoice")
-def invoice(amount: str) -> int:
-    """Write an invoice."""
-    return int(amount)
+# 4. A task of a Celery application: oops_celery.report_failures reports it.
 
 
 def fail_in_a_task() -> str | None:
     """Run a task that fails."""
-    ids: list[str | None] = []
-
-    def on_failure(sender: Any, exception: BaseException, **_: Any) -> None:
-        exc_info = (type(exception), exception, exception.__traceback__)
-        ids.append(report(sender.name, exc_info))
-
-    signals.task_failure.connect(on_failure)
-    try:
-        invoice.apply(["a lot"])
-    finally:
-        signals.task_failure.disconnect(on_failure)
-    return ids[0] if ids else None
+    error = celery_app.invoice.apply(["a lot"]).result
+    return getattr(error, "oops_id", None)
 
 
 def failures() -> Iterator[tuple[str, str | None]]:

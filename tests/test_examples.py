@@ -1,0 +1,143 @@
+"""The examples, as somebody who tries them out runs them; each is made to fail."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, Node, environment, eventually
+
+from oops_celery import wire
+
+OOPS_ID = re.compile(r"OOPS-[0-9a-f]{32}")
+
+Start = Callable[..., Path]
+
+
+@pytest.fixture
+def start(broker: Node, tmp_path: Path) -> Iterator[Start]:
+    """Start programs, from the top of the repository; return where they write to."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start_program(*arguments: str, **environ: str) -> Path:
+        log = tmp_path / f"{len(started)}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                cwd=ROOT,
+                env=environment(**{"RABBITMQ_URL": broker.url, **environ}),
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        started.append(process)
+        return log
+
+    yield start_program
+    for process in started:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def answer(port: int, path: str) -> Iterator[tuple[int, str, Any]]:
+    """Ask, as soon as somebody answers; yield status, text and headers."""
+
+    def connected() -> HTTPConnection | None:
+        connection = HTTPConnection("127.0.0.1", port, timeout=30)
+        try:
+            connection.connect()
+        except ConnectionRefusedError:
+            return None
+        return connection
+
+    connection = eventually(connected)
+    headers = {"Cookie": "sessionid=s3cr3t", "Authorization": "Bearer s3cr3t"}
+    connection.request("GET", path, headers=headers)
+    response = connection.getresponse()
+    yield response.status, response.read().decode(), response.headers
+    connection.close()
+
+
+def the_report(broker: Node) -> dict[str, Any]:
+    (message,) = broker.messages("oopses")
+    return wire.decode(message.body)
+
+
+def test_the_wsgi_application(start: Start, broker: Node) -> None:
+    port = free_port()
+    start("examples.wsgi_app", PORT=str(port))
+    with answer(port, "/?item=tea") as (status, text, _):
+        assert (status, text) == (200, "3")
+    with answer(port, "/?item=coffee&token=s3cr3t") as (status, text, headers):
+        assert status == 500
+        (report_id,) = OOPS_ID.findall(text)
+        assert headers["X-Oops-Id"] == report_id
+    report = the_report(broker)
+    assert report["id"] == report_id
+    assert (report["type"], report["value"]) == ("KeyError", "'coffee'")
+    assert report["url"].endswith("/?item=coffee&token=<scrubbed>")
+    assert "s3cr3t" not in str(report)
+
+
+def test_the_django_application(start: Start, broker: Node) -> None:
+    port = free_port()
+    start("examples.django_app", "runserver", "--noreload", str(port))
+    with answer(port, "/?item=tea") as (status, text, _):
+        assert (status, text) == (200, "3")
+    with answer(port, "/gone") as (status, _, _):
+        assert status == 404
+    with answer(port, "/?item=coffee&token=s3cr3t") as (status, text, _):
+        assert status == 500
+        assert "<h1>Something went wrong</h1>" in text
+        (report_id,) = OOPS_ID.findall(text)
+    report = the_report(broker)
+    assert report["id"] == report_id
+    assert (report["type"], report["topic"]) == ("KeyError", "checkout")
+    assert "in checkout" in report["tb_text"]
+    assert report["url"] == "/?item=coffee&token=<scrubbed>"
+    assert report["req_vars"]["REQUEST_METHOD"] == "GET"
+    assert report["req_vars"]["Cookie"] == "<scrubbed>"
+    assert "s3cr3t" not in str(report)
+
+
+def test_the_django_application_without_a_broker(start: Start) -> None:
+    """The error page comes all the same, without an id that nobody would find."""
+    port = free_port()
+    start(
+        *("examples.django_app", "runserver", "--noreload", str(port)),
+        RABBITMQ_URL="amqp://127.0.0.1:1/",
+    )
+    with answer(port, "/?item=coffee") as (status, text, _):
+        assert status == 500
+        assert "Something went wrong" in text
+        assert "mention" not in text
+
+
+def test_the_celery_application(start: Start, broker: Node) -> None:
+    log = start("celery", "-A", "examples.celery_app", "worker", "-c", "1")
+    sent = start("examples.celery_app", "a lot", "12")
+    found = eventually(
+        lambda: re.search(r"task shop.invoice\[(\S+)\] failed: (\S+)", log.read_text())
+    )
+    report = the_report(broker)
+    assert (report["task"]["id"], report["id"]) == found.groups()
+    assert report["task"]["id"] == sent.read_text().split()[0]
+    assert report["topic"] == "shop.invoice"
+    assert report["req_vars"] == {"amount": "'a lot'"}
