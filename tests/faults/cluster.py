@@ -233,11 +233,12 @@ class Cluster:
         rows = self.alive().rows("list_queues", "name", "messages")
         return int({row["name"]: row["messages"] for row in rows}[queue])
 
-    def members(self, queue: str) -> dict[str, str]:
+    def members(self, queue: str, vhost: str = "/") -> dict[str, str]:
         """Return the state in Raft of each member of a quorum queue, by node."""
         rows = json.loads(
             self.alive().run(
-                "rabbitmq-queues", "quorum_status", queue, "--formatter", "json"
+                "rabbitmq-queues",
+                *("quorum_status", queue, "--vhost", vhost, "--formatter", "json"),
             )
         )
         return {row["Node Name"]: row["Raft State"] for row in rows}

@@ -21,6 +21,7 @@ from faults.cluster import Cluster, ClusterNode
 #: What docs/deploying.md says of a cluster: its configuration, and how to watch it.
 PAGE = (ROOT / "docs/deploying.md").read_text()
 (CONFIG,) = re.findall(r"```ini\n(.*?)```", PAGE, re.DOTALL)
+(GROW,) = re.findall(r"`(rabbitmq-queues grow .*)`", PAGE)
 WATCHING = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)[-1].splitlines()
 
 #: Seconds that publishing may stop for when a node's process is killed: a promise.
@@ -251,27 +252,32 @@ def test_a_cluster_that_loses_a_machine_loses_no_report(
     assert cluster.depth("oopses.dead") == 0
 
 
+@pytest.fixture
+def virtual_host(cluster: Cluster) -> str:
+    """A virtual host ``oops``, with the default topology and one report."""
+    node = cluster.nodes[0]
+    if "oops\n" not in node.ctl("-q", "list_vhosts"):
+        node.ctl("add_vhost", "oops")
+        node.ctl("set_permissions", "-p", "oops", "guest", ".*", ".*", ".*")
+        program = "import oops_celery; print(oops_celery.publisher({'k': 1}))"
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment(RABBITMQ_URL=f"{node.url}oops"),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "OOPS-" in done.stdout, done.stderr
+    return "oops"
+
+
 @pytest.mark.slow
-def test_the_commands_for_watching_say_what_is_wrong(cluster: Cluster) -> None:
+def test_the_commands_for_watching_say_what_is_wrong(
+    cluster: Cluster, virtual_host: str
+) -> None:
     listing, alarms, critical = (shlex.split(line) for line in WATCHING)
     first, second, _ = cluster.nodes
-    first.ctl("add_vhost", "oops")
-    first.ctl("set_permissions", "-p", "oops", "guest", ".*", ".*", ".*")
-    url = f"{first.url}oops"
-    program = "import oops_celery; print(oops_celery.publisher({'k': 1}))"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment(RABBITMQ_URL=url),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "OOPS-" in done.stdout, done.stderr
-
-    def depths() -> str:
-        return first.run(*listing)
-
-    eventually(lambda: re.search(r"^oopses\t1\t0$", depths(), re.MULTILINE))
+    eventually(lambda: re.search(r"^oopses\t1\t0$", first.run(*listing), re.MULTILINE))
     first.run(*alarms)
     first.run(*critical)  # raises unless it exits with 0
     second.kill()
@@ -280,3 +286,16 @@ def test_the_commands_for_watching_say_what_is_wrong(cluster: Cluster) -> None:
     second.start()
     second.wait()
     eventually(lambda: len(cluster.running()) == 3)
+
+
+@pytest.mark.slow
+def test_a_node_that_comes_later_gets_its_copies(
+    cluster: Cluster, virtual_host: str
+) -> None:
+    program, command, name, which = shlex.split(GROW)
+    assert name == "rabbit@rabbit3"
+    first, _, third = cluster.nodes
+    first.run(program, "shrink", third.name)
+    assert third.name not in cluster.members("oopses", virtual_host)
+    first.run(program, command, third.name, which)
+    assert len(cluster.members("oopses", virtual_host)) == 3
