@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from urllib.request import urlopen
 
 import kombu
 import pytest
-from conftest import Node, Worker, environment, eventually
+from conftest import ROOT, Node, Worker, environment, eventually
+from prometheus_client.parser import text_string_to_metric_families
 
 from oops_celery import Publisher, wire
 
@@ -119,3 +121,40 @@ def test_a_report_is_found_by_its_id_and_no_secret_is_shown(
     assert all(pages)
     assert report_id in pages[0]
     assert not any("s3cr3t" in page for page in pages)
+
+
+def test_every_metric_of_the_dashboard_and_of_the_docs_is_exported(
+    broker: Node, worker: Callable[..., Worker], flower: str
+) -> None:
+    """By Flower, or by ``oops-celery metrics``."""
+    worker("-c", "1")
+    eventually(lambda: "true" in fetch(f"{flower}/api/workers?status=1"))
+    Publisher(lambda: kombu.Connection(broker.url), "oopses", "")({"type": "Error"})
+    eventually(lambda: "flower_task_runtime_seconds_c" in fetch(f"{flower}/metrics"))
+    # Heartbeats, which come every two seconds, have the rest.
+    eventually(lambda: "currently_executing_tasks{" in fetch(f"{flower}/metrics"))
+    queues = subprocess.run(
+        [sys.executable, "-m", "oops_celery.cli", "metrics", "--once"],
+        env=environment(RABBITMQ_URL=broker.url),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    exported = {
+        sample.name
+        for text in (fetch(f"{flower}/metrics"), queues)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    metric = re.compile(r"\b(?:flower|oops_celery)_[a-z_]+\b")
+    board = json.loads((ROOT / "examples/grafana-dashboard.json").read_text())
+    asked = [each["expr"] for panel in board["panels"] for each in panel["targets"]]
+    shown = set(metric.findall("\n".join(asked)))
+    assert any(name.startswith("flower_") for name in shown)
+    assert any(name.startswith("oops_celery_") for name in shown)
+    assert shown <= exported
+    told = set(metric.findall((ROOT / "docs/monitoring.md").read_text()))
+    assert told <= exported
+    own = {name for name in exported if name.startswith("oops_celery_")}
+    assert own <= told  # each is explained

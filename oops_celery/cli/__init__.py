@@ -15,7 +15,7 @@ import click
 import oops_celery
 
 #: The commands there are: the names of the modules here, with ``-`` for ``_``.
-COMMANDS = ("doctor", "report", "resubmit", "schema", "topology", "validate")
+COMMANDS = ("doctor", "metrics", "report", "resubmit", "schema", "topology", "validate")
 
 #: The exit code after Ctrl-C, as shells have it: 128 and the number of SIGINT.
 INTERRUPTED = 130

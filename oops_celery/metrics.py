@@ -1,0 +1,107 @@
+"""Metrics of the queues for Prometheus: what Flower, which sees tasks only, lacks.
+
+Nothing is taken from a queue. So there is no exact age of the oldest report: to look at
+a message is a delivery, which RabbitMQ counts, and at a quorum queue's limit it gives
+the message up.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from amqp.exceptions import ConnectionError as BrokerError
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from oops_celery.sending import Sender, SendError
+from oops_celery.watching import Depth, all_queues, dead_letter_queues, depths
+
+if TYPE_CHECKING:
+    from oops_celery.celery import App
+    from oops_celery.topology import Topology
+
+logger = logging.getLogger(__name__)
+
+
+class QueueCollector(Collector):
+    """Asks the broker at each scrape, over a connection of its own.
+
+    Args:
+        app: Knows where the broker is.
+        topology: Its queues, and those of its consumers, are told about.
+        timeout: Seconds that connecting, and each answer after it, may take.
+    """
+
+    def __init__(self, app: App, topology: Topology, timeout: float) -> None:
+        self._queues = all_queues(topology, app.oops.queue)
+        self._dead = dead_letter_queues(topology, app.oops.queue)
+        self._sender = Sender(app.connection_for_read, timeout, confirm=False)
+        #: When each queue was last seen empty; at first, when the looking began.
+        self._empty = dict.fromkeys(self._queues, time.monotonic())
+        self._lock = threading.Lock()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the metrics; without a broker, only that there is none."""
+        with self._lock:
+            found = self._ask()
+        yield GaugeMetricFamily(
+            "oops_celery_broker_up",
+            "Whether the broker answers",
+            value=0 if found is None else 1,
+        )
+        known = {each.queue: each for each in found or ()}
+        if found is not None:
+            exists = {queue: float(queue in known) for queue in self._queues}
+            yield _family("queue_exists", "Whether the queue is there", exists)
+        yield _family(
+            "queue_messages",
+            "Messages that wait, without those that a worker has been sent",
+            {queue: each.messages for queue, each in known.items()},
+        )
+        yield _family(
+            "queue_consumers",
+            "Consumers that take from the queue",
+            {queue: each.consumers for queue, each in known.items()},
+        )
+        yield _family(
+            "queue_nonempty_seconds",
+            "Seconds since the queue was last seen empty at a scrape, or else since"
+            " this program began to look",
+            {queue: self._nonempty(each) for queue, each in known.items()},
+        )
+        yield _family(
+            "dead_letters",
+            "Messages that nobody could take, and that wait for a person",
+            {queue: known[queue].messages for queue in self._dead if queue in known},
+        )
+
+    def _nonempty(self, depth: Depth) -> float:
+        now = time.monotonic()
+        if depth.messages == 0:
+            self._empty[depth.queue] = now
+        return now - self._empty[depth.queue]
+
+    def _ask(self) -> list[Depth] | None:
+        try:
+            link = self._sender.open()
+        except SendError as error:
+            logger.warning("the broker cannot be asked: %s", error)
+            return None
+        try:
+            return list(depths(link.connection.channel, self._queues))
+        except (OSError, BrokerError) as error:
+            logger.warning("the broker does not answer: %r", error)
+            return None
+        finally:
+            link.close()
+
+
+def _family(name: str, text: str, values: dict[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"oops_celery_{name}", text, labels=["queue"])
+    for queue, value in values.items():
+        family.add_metric([queue], value)
+    return family
