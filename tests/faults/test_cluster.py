@@ -142,6 +142,14 @@ class Load:
             timeout=60,
         )
 
+    def has_stopped(self) -> bool:
+        """Whether nobody has had a report taken for some time."""
+        return not any(
+            report_id
+            for one in self.publishers
+            for _, _, report_id in one.calls()[-100:]
+        )
+
     def stop_publishing(self) -> None:
         for publisher in self.publishers:
             publisher.stop()
@@ -248,6 +256,29 @@ def test_a_cluster_that_loses_a_machine_loses_no_report(
     print(load.summary())  # noqa: T201 - with pytest -s
     eventually(lambda: not load.lost(), timeout=120)
     assert load.longest_gap() <= LONGEST_GAP_FROZEN
+    assert load.longest_call() <= LONGEST_CALL
+    assert cluster.depth("oopses.dead") == 0
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_two_nodes_takes_nothing_and_loses_nothing(
+    cluster: Cluster, load: Load
+) -> None:
+    """One node of three must not take reports; with the second, all goes on."""
+    load.go_on()
+    first, second, _ = cluster.nodes
+    first.kill()
+    second.kill()
+    eventually(load.has_stopped)
+    first.start()
+    first.wait()
+    load.go_on()
+    bring_back(cluster, second)
+    load.go_on()
+    load.stop_publishing()
+
+    print(load.summary())  # noqa: T201 - with pytest -s
+    eventually(lambda: not load.lost(), timeout=120)
     assert load.longest_call() <= LONGEST_CALL
     assert cluster.depth("oopses.dead") == 0
 
