@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-TESTS ?= tests
+TESTS ?= tests --ignore tests/faults
+SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help run fail test lint worker flower clean setup rabbitmq
+.PHONY: help run fail test test-faults soak memory lint worker flower clean setup rabbitmq
 
 help:  ## Say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 run: $(READY)  ## See it work: errors raised, reported, kept and shown; Ctrl-C ends it
 	@$(BIN)/python -m examples.tour
@@ -20,6 +21,15 @@ fail: $(READY)  ## Fail once more, while `make run` runs in another terminal
 
 test: $(READY) rabbitmq  ## Run all tests, against private RabbitMQ nodes
 	$(BIN)/python -m pytest $(TESTS)
+
+test-faults: $(READY) rabbitmq  ## Run the tests that kill, freeze and fill up what there is
+	$(BIN)/python -m pytest tests/faults
+
+soak: $(READY) rabbitmq  ## Have faults at random, and count the reports: SECONDS=600 SEED=1
+	@cd tests && exec $(abspath $(BIN))/python -m faults.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+memory: $(READY) rabbitmq  ## Measure the worker's memory, over 100,000 reports
+	@cd tests && exec $(abspath $(BIN))/python -m faults.memory
 
 lint: $(READY)  ## Check style and types
 	$(BIN)/ruff check .
