@@ -146,6 +146,18 @@ class Topology:
         key = arguments.get("x-dead-letter-routing-key", "")
         return arguments["x-dead-letter-exchange"], key
 
+    def dead_letter_queues(self, queue_name: str) -> tuple[Queue, ...]:
+        """Return the queues of the file that a queue's dead letters end in.
+
+        There is one, unless several are bound to the exchange: each then has a copy.
+        """
+        target = self.dead_letter_target(queue_name)
+        return tuple(
+            queue
+            for queue in self.queues
+            if queue.name != queue_name and self._leads_to(target, queue.name)
+        )
+
     def retry_queues(self, queue_name: str) -> tuple[Queue, ...]:
         """Return the queues that hold a message for a while, then give it to another.
 

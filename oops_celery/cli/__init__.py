@@ -15,7 +15,18 @@ import click
 import oops_celery
 
 #: The commands there are: the names of the modules here, with ``-`` for ``_``.
-COMMANDS = ("doctor", "metrics", "report", "resubmit", "schema", "topology", "validate")
+COMMANDS = (
+    "dead",
+    "doctor",
+    "metrics",
+    "report",
+    "resubmit",
+    "schema",
+    "show",
+    "topology",
+    "trace",
+    "validate",
+)
 
 #: The exit code after Ctrl-C, as shells have it: 128 and the number of SIGINT.
 INTERRUPTED = 130

@@ -1,0 +1,197 @@
+"""A parked message, read: what lies in a queue of dead letters, whatever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from hashlib import blake2b
+from typing import Any
+
+import amqp
+
+from oops_celery import adoption, deadletters, wire
+from oops_celery.publishing import TASK_NAME
+
+#: Characters of the id that is made for a message without one.
+SHORT_HASH = 12
+
+#: Properties and headers by which a message without a report in it may be named.
+_ID_PROPERTIES = ("message_id", "correlation_id")
+_ID_HEADERS = ("id", "message_id", "correlation_id")
+
+#: The headers that parking adds.
+OUR_HEADERS = (
+    deadletters.REASON,
+    deadletters.ATTEMPTS,
+    deadletters.TRACEBACK,
+    deadletters.QUEUE,
+    deadletters.FIRST_FAILED_AT,
+    deadletters.PARKED_AT,
+    deadletters.PARKED_BY,
+)
+
+
+@dataclass(frozen=True)
+class Letter:
+    """What is known of a message in a queue, beside its body.
+
+    Attributes:
+        id: The report's id; else that of the message; else a hash of its body, so that
+            each message can be named.
+        key: Tells this message from any other, one with the same id too.
+        is_report: Whether the body is one BSON document.
+        type: The exception's type, or what else the message says that it is.
+        reason: Why it is dead; empty where nobody says.
+        attempts: How often it was tried; None where nobody says.
+        came_from: The queue that it was in before; None where nobody says.
+        first_failed_at: When it failed for the first time, in UTC, or None.
+        parked_at: When it was parked, in UTC, or None.
+        parked_by: The host and the process that parked it.
+        traceback: That of the last failure, not that of the report.
+        size: Bytes of the body.
+    """
+
+    id: str
+    key: bytes
+    is_report: bool
+    type: str
+    reason: str
+    attempts: int | None
+    came_from: str | None
+    first_failed_at: datetime | None
+    parked_at: datetime | None
+    parked_by: str
+    traceback: str
+    size: int
+
+
+def read(message: amqp.Message, queue: str) -> Letter:
+    """Read a message that lies in `queue`. Whatever it holds, this does not fail."""
+    headers: Mapping[str, Any] = message.headers or {}
+    body = adoption.body_of(message)
+    try:
+        known = wire.peek(body, ("id", "type"))
+        is_report = True
+    except wire.Undecodable:
+        known, is_report = {}, False
+    death = _last_death(headers)
+    died = _text(death.get("reason"))
+    return Letter(
+        id=known.get("id") or _message_id(message, headers) or _hash_id(body),
+        key=_key(body, message.properties or {}, headers),
+        is_report=is_report,
+        type=known.get("type") or ("" if is_report else _text(headers.get("task"))),
+        reason=_text(headers.get(deadletters.REASON))
+        or (died and f"dead-lettered by RabbitMQ: {died}"),
+        attempts=_number(headers.get(deadletters.ATTEMPTS)),
+        came_from=_text(headers.get(deadletters.QUEUE)) or _other(death, queue),
+        first_failed_at=_time(headers.get(deadletters.FIRST_FAILED_AT)),
+        parked_at=_time(headers.get(deadletters.PARKED_AT)) or _time(death.get("time")),
+        parked_by=_text(headers.get(deadletters.PARKED_BY)),
+        traceback=_text(headers.get(deadletters.TRACEBACK)),
+        size=len(body),
+    )
+
+
+def sent_again(message: amqp.Message) -> dict[str, Any]:
+    """Return the headers and properties with which a parked message starts anew.
+
+    Its own, without those of parking; a report has all its retries again.
+    """
+    options = deadletters.sent_again(message.headers, message.properties)
+    headers = {
+        name: value
+        for name, value in options["headers"].items()
+        if name not in OUR_HEADERS
+    }
+    if headers.get("task") == TASK_NAME and "retries" in headers:
+        headers["retries"] = 0
+    return {**options, "headers": headers}
+
+
+class NoMatch(LookupError):
+    """An id, or a part of one, that names nothing, or more than one thing.
+
+    Attributes:
+        part: What was asked for.
+        candidates: The ids that it may mean; empty when there are none.
+    """
+
+    def __init__(self, part: str, candidates: Iterable[str] = ()) -> None:
+        self.part = part
+        self.candidates = sorted(candidates)
+        many = len(self.candidates)
+        super().__init__(f"{many} ids have it" if many else "there is no such id")
+
+
+def resolve(part: str, ids: Iterable[str]) -> str:
+    """Return the one id that `part` is, or is a part of.
+
+    Raises:
+        NoMatch: There is none, or more than one.
+    """
+    matching = {one for one in ids if part in one}
+    if part in matching:
+        return part
+    if part and len(matching) == 1:
+        return matching.pop()
+    raise NoMatch(part, matching if part else ())
+
+
+def _message_id(message: amqp.Message, headers: Mapping[str, Any]) -> str:
+    had = message.properties or {}
+    found = [_text(headers.get(name)) for name in _ID_HEADERS]
+    found += [_text(had.get(name)) for name in _ID_PROPERTIES]
+    return next(filter(None, found), "")
+
+
+def _hash_id(body: bytes) -> str:
+    return f"body-{blake2b(body).hexdigest()[:SHORT_HASH]}"
+
+
+def _key(
+    body: bytes, properties: Mapping[str, Any], headers: Mapping[str, Any]
+) -> bytes:
+    parked = [headers.get(name) for name in (*OUR_HEADERS, "id", "x-death")]
+    names = [properties.get(name) for name in (*_ID_PROPERTIES, "timestamp")]
+    digest = blake2b(body, digest_size=16)
+    digest.update(repr((parked, names)).encode("utf-8", "backslashreplace"))
+    return digest.digest()
+
+
+def _last_death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the newest of the entries that RabbitMQ has written into ``x-death``."""
+    deaths = headers.get("x-death")
+    if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping):
+        return deaths[0]
+    return {}
+
+
+def _other(death: Mapping[str, Any], queue: str) -> str | None:
+    name = _text(death.get("queue"))
+    return name if name and name != queue else None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _time(value: Any) -> datetime | None:
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = datetime.fromisoformat(value)
+    if not isinstance(value, datetime):
+        return None
+    if value.tzinfo is None:  # py-amqp's times are UTC
+        return value.replace(tzinfo=timezone.utc)
+    with suppress(OverflowError):
+        return value.astimezone(timezone.utc)
+    return None

@@ -1,0 +1,269 @@
+"""Taking parked messages out of their queue: back to work, into files, or away."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import amqp
+
+from oops_celery import adoption, deadletters, letters, wire
+from oops_celery.browsing import TIMEOUT, Broker, BrokerError
+from oops_celery.letters import Letter
+from oops_celery.sending import Refused, Sender, SendError, Unavailable
+
+if TYPE_CHECKING:
+    from oops_celery.celery import App
+
+#: Messages of one transaction, and the bytes at which it has enough.
+BATCH = 20
+BATCH_BYTES = 4 * 1024 * 1024
+
+
+class ExportError(Exception):
+    """A report cannot be written to the folder. Says why, in a line."""
+
+
+class Outcome(NamedTuple):
+    """What became of a message: why it was not done; done where that is empty."""
+
+    id: str
+    why: str = ""
+
+
+class Replay:
+    """Put parked messages back into the queues that they came from.
+
+    A message is moved in an AMQP transaction: RabbitMQ takes it out of the dead queue
+    and puts it elsewhere when it has been told all of it, or does nothing. So a program
+    that is killed leaves each message in one place.
+
+    A transaction says nothing of a queue that is full, and the message would be lost.
+    So it moves the message to the retry queue with the shortest TTL, which has no
+    limit, and where it expires at once: RabbitMQ itself then moves it on, and waits
+    while the queue is full (quorum queues, dead-lettering at least once). Behind
+    reports that wait for their next try it is there when theirs is due.
+
+    Where the topology has no such retry queue, a message is published, and removed when
+    the broker has confirmed it: a program that is killed in between leaves one message
+    in both places. None is lost either way.
+
+    Args:
+        app: Knows the broker and the topology.
+        broker: A connection to it.
+        queue: The dead queue.
+    """
+
+    def __init__(self, app: App, broker: Broker, queue: str) -> None:
+        self._app = app
+        self._broker = broker
+        self._queue = queue
+        self._sender = Sender(app.connection_for_write, TIMEOUT)
+        self._transits: dict[str, str | None] = {}
+        self._batch: list[tuple[Letter, amqp.Message, str]] = []
+        self._bytes = 0
+        self._returned: set[str] = set()
+
+    def run(self, wanted: Iterable[bytes]) -> Iterator[Outcome]:
+        """Replay messages; yield the outcome of each when it is certain.
+
+        Args:
+            wanted: The keys of the letters.
+
+        Raises:
+            BrokerError: The broker is in trouble. Nothing is lost.
+        """
+        try:
+            with self._broker.channel() as channel:
+                channel.tx_select()
+                channel.events["basic_return"].add(self._on_return)
+                for letter, message in _taken(channel, self._queue, wanted):
+                    target = letter.came_from or self._app.oops.queue
+                    transit = self._transit(target)
+                    if transit is None:
+                        yield self._send(channel, letter, message, target)
+                        continue
+                    self._add(channel, letter, message, transit)
+                    if len(self._batch) >= BATCH or self._bytes >= BATCH_BYTES:
+                        yield from self._commit(channel)
+                yield from self._commit(channel)
+        finally:
+            self._sender.close()
+
+    def _transit(self, target: str) -> str | None:
+        """Return the queue by which a message gets to `target`, where there is one."""
+        if target not in self._transits:
+            self._transits[target] = self._find_transit(target)
+        return self._transits[target]
+
+    def _find_transit(self, target: str) -> str | None:
+        for queue in self._app.topology.retry_queues(target):
+            name = str(queue.name)
+            arguments = queue.queue_arguments
+            limits = {"x-max-length", "x-max-length-bytes"}
+            if (
+                arguments.get("x-dead-letter-strategy") == "at-least-once"
+                and not limits & arguments.keys()
+                and self._broker.has(name)
+                and self._broker.has(target)
+            ):
+                return name
+        return None
+
+    def _add(
+        self, channel: amqp.Channel, letter: Letter, message: amqp.Message, transit: str
+    ) -> None:
+        options = letters.sent_again(message)
+        again = amqp.Message(
+            adoption.body_of(message),
+            application_headers=options.pop("headers"),
+            expiration="0",
+            **options,
+        )
+        channel.basic_publish(again, "", transit, mandatory=True)
+        channel.basic_ack(message.delivery_tag)
+        self._batch.append((letter, message, transit))
+        self._bytes += letter.size
+
+    def _commit(self, channel: amqp.Channel) -> Iterator[Outcome]:
+        if not self._batch:
+            return
+        channel.tx_commit()
+        done, self._batch, self._bytes = self._batch, [], 0
+        for letter, message, transit in done:
+            if transit in self._returned:
+                self._put_back(message)
+                why = f"queue {transit!r} has gone; it is in {self._queue!r} again"
+                yield Outcome(letter.id, why)
+            else:
+                yield Outcome(letter.id)
+        self._returned.clear()
+
+    def _on_return(self, _: Any, __: str, routing_key: str, ___: amqp.Message) -> None:
+        # Said before the answer to the commit: the queue has gone since it was found.
+        self._returned.add(routing_key)
+        self._transits.clear()
+
+    def _put_back(self, message: amqp.Message) -> None:
+        options = deadletters.sent_again(message.headers, message.properties)
+        body = adoption.body_of(message)
+        try:
+            self._sender.send(body, exchange="", routing_key=self._queue, **options)
+        except SendError as error:
+            raise BrokerError(f"{self._broker.name}: {error}") from error
+
+    def _send(
+        self, channel: amqp.Channel, letter: Letter, message: amqp.Message, target: str
+    ) -> Outcome:
+        body = adoption.body_of(message)
+        options = letters.sent_again(message)
+        try:
+            self._sender.send(body, exchange="", routing_key=target, **options)
+        except Refused as error:
+            return Outcome(letter.id, f"queue {target!r}: {error}")
+        except Unavailable as error:
+            raise BrokerError(f"{self._broker.name}: {error}") from error
+        channel.basic_ack(message.delivery_tag)
+        channel.tx_commit()
+        return Outcome(letter.id)
+
+
+def discard(broker: Broker, queue: str, wanted: Iterable[bytes]) -> Iterator[Outcome]:
+    """Remove messages from a queue for good.
+
+    Raises:
+        BrokerError: The broker is in trouble. What was not removed is still there.
+    """
+    with broker.channel() as channel:
+        for letter, message in _taken(channel, queue, wanted):
+            channel.basic_ack(message.delivery_tag)
+            yield Outcome(letter.id)
+        # An answer, so that RabbitMQ has read the acknowledgements before it.
+        channel.queue_declare(queue, passive=True)
+
+
+def export(
+    broker: Broker, queue: str, wanted: Iterable[bytes], folder: str, remove: bool
+) -> Iterator[Outcome]:
+    """Write parked reports to a folder, as a `DateDirRepo`.
+
+    A report's file has the name, and is in the folder of the day, that it always has:
+    so one that is exported again, after an interruption, is the same file. A message
+    that is no report stays where it is.
+
+    Args:
+        broker: A connection.
+        queue: The dead queue.
+        wanted: The keys of the letters.
+        folder: The repository; it is made when it is needed.
+        remove: Whether to take a report out of the queue when its file is on the disk.
+
+    Raises:
+        BrokerError: The broker is in trouble.
+        ExportError: A file cannot be written.
+    """
+    with broker.channel() as channel:
+        for letter, message in _taken(channel, queue, wanted):
+            if not letter.is_report:
+                yield Outcome(letter.id, "no report; it stays in the queue")
+                continue
+            try:
+                _write(letter, message, folder)
+            except wire.Undecodable as error:
+                yield Outcome(letter.id, f"{error}; it stays in the queue")
+                continue
+            if remove:
+                channel.basic_ack(message.delivery_tag)
+            yield Outcome(letter.id)
+        channel.queue_declare(queue, passive=True)
+
+
+def _write(letter: Letter, message: amqp.Message, folder: str) -> None:
+    report = wire.decode(adoption.body_of(message))
+    day = letter.parked_at or report.get("time")
+    if not isinstance(day, datetime):
+        day = datetime.now(timezone.utc)
+    try:
+        from oops_datedir_repo import DateDirRepo
+
+        repository = DateDirRepo(folder, inherit_id=True, stash_path=True)
+        repository.publish(report, now=day)
+        path = report["datedir_repo_filepath"]
+        for place in (path, os.path.dirname(path)):
+            _flush(place)
+    except OSError as error:
+        raise ExportError(f"{folder}: {error.strerror or error}") from error
+    except ImportError as error:
+        text = f"{error}: pip install 'oops-celery[worker]'"
+        raise ExportError(text) from error
+
+
+def _flush(place: str) -> None:
+    """Wait until a file or a folder is on the disk."""
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _taken(
+    channel: amqp.Channel, queue: str, wanted: Iterable[bytes]
+) -> Iterator[tuple[Letter, amqp.Message]]:
+    """Take messages one by one; those that are not wanted are held, then go back."""
+    left = Counter(wanted)
+    while left:
+        message = channel.basic_get(queue)
+        if message is None:
+            return
+        letter = letters.read(message, queue)
+        if left[letter.key] <= 0:
+            left.pop(letter.key, None)
+            continue
+        left[letter.key] -= 1
+        if not left[letter.key]:
+            del left[letter.key]
+        yield letter, message
