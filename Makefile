@@ -8,7 +8,7 @@ TESTS ?= tests --ignore tests/faults
 SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help run fail test test-faults soak memory lint worker flower clean setup rabbitmq
+.PHONY: help run fail test test-faults soak memory lint worker flower clean setup rabbitmq chromium screenshots
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
