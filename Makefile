@@ -19,7 +19,7 @@ run: $(READY)  ## See it work: errors raised, reported, kept and shown; Ctrl-C e
 fail: $(READY)  ## Fail once more, while `make run` runs in another terminal
 	@CELERY_CONFIG_MODULE=$(if $(RABBITMQ_URL),$(or $(CELERY_CONFIG_MODULE),celeryconfig),examples.embedded) $(BIN)/python -m examples.shop
 
-test: $(READY) rabbitmq  ## Run all tests, against private RabbitMQ nodes
+test: $(READY) rabbitmq chromium  ## Run all tests, against private RabbitMQ nodes
 	$(BIN)/python -m pytest $(TESTS)
 
 test-faults: $(READY) rabbitmq  ## Run the tests that kill, freeze and fill up what there is
@@ -42,6 +42,9 @@ worker: $(READY)  ## Run a worker (RABBITMQ_URL says where the broker is)
 flower: $(READY)  ## Watch the reports on http://localhost:5555
 	$(BIN)/celery -A oops_celery flower
 
+screenshots: $(READY) rabbitmq chromium  ## Take those of docs/monitoring.md again
+	SCREENSHOTS=docs $(BIN)/python -m pytest -n 0 tests/test_flower_browser.py
+
 clean:  ## Remove what the other commands made
 	rm -rf $(VENV) var build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
@@ -60,3 +63,6 @@ $(READY): pyproject.toml constraints.txt
 
 rabbitmq:
 	@tests/install-rabbitmq
+
+chromium:
+	@tests/install-chromium
