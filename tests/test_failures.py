@@ -183,8 +183,9 @@ class Shop:
             eventually(lambda: len(self.reports()) >= len(failing), 3 * PATIENCE)
             sender.send_task("shop.last", queue=self.queue)
             eventually((self.folder / "last").exists)
-            process.terminate()
-            process.wait(PATIENCE)
+            process.terminate()  # what is at work is finished
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE / 3)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
