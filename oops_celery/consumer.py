@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import celery.worker.request
-from billiard.exceptions import WorkerLostError
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.exceptions import WorkerShutdown
 from celery.worker.consumer.consumer import Consumer as CelerysConsumer
 from celery.worker.state import task_ready
@@ -161,7 +161,7 @@ class ReportRequest(Request):
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """Park a report that took its process along, and not for the first time."""
         error = getattr(exc_info.exception, "exc", exc_info.exception)
-        lost = isinstance(error, WorkerLostError)
+        lost = isinstance(error, (WorkerLostError, TimeLimitExceeded))
         if not (lost and self.delivery_info["redelivered"]):
             return super().on_failure(exc_info, *args, **kwargs)
         queue = self.app.oops.queue

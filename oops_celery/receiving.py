@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from billiard.common import terminate_handler_fired
 from celery.utils.imports import import_from_cwd
 
 from oops_celery import wire
@@ -36,6 +37,8 @@ def receive(config: oops.Config, body: bytes) -> list[str] | None:
     try:
         ids = config.publish(report)
     except (Exception, SystemExit) as error:  # whatever the operator's publishers do
+        if terminate_handler_fired():
+            raise  # the pool ends this process; the worker sends the report again
         raise NotTaken(f"{type(error).__name__}: {error}") from error
     if ids is None:
         return None
