@@ -24,7 +24,9 @@ repository = DateDirRepo(str(HOME / "oopses"), inherit_id=True)
 def keep(report: dict[str, Any]) -> list[str]:
     obey(report.get("order"), report["id"])
     for order in os.listdir(ORDERS):
-        if order == "slow":
+        if order == "busy":
+            time.sleep(0.02)
+        elif order == "slow":
             time.sleep(0.1)
         elif order == "hang":
             time.sleep(3600)

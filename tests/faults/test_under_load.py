@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from faults.breaking import FAULTS, Fault, wait_for_told
+from faults.breaking import FAULTS, Fault, order, wait_for_told
 from faults.nodes import DEAD, Setup
 
 #: Reports in a second, of all publishers together.
@@ -17,7 +17,9 @@ RATE = 200
 def test_a_fault_loses_nothing(celery_setup: Setup, fault: Fault) -> None:
     celery_setup.load.start(RATE)
     celery_setup.wait_for_kept(100)
-    fault(celery_setup, random.Random(fault.__name__))
+    with order(celery_setup, "busy"):  # so that a fault always has a victim
+        celery_setup.wait_for_kept(10)
+        fault(celery_setup, random.Random(fault.__name__))
     wait_for_told(celery_setup, "returned", 100)  # publishing goes on
     celery_setup.wait_for_kept(100)  # and so does the worker
     celery_setup.load.stop()
