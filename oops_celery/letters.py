@@ -11,7 +11,7 @@ from typing import Any
 
 import amqp
 
-from oops_celery import adoption, deadletters, wire
+from oops_celery import adoption, deadletters, incoming, wire
 from oops_celery.publishing import TASK_NAME
 
 #: Characters of the id that is made for a message without one.
@@ -21,7 +21,7 @@ SHORT_HASH = 12
 _ID_PROPERTIES = ("message_id", "correlation_id")
 _ID_HEADERS = ("id", "message_id", "correlation_id")
 
-#: The headers that parking adds.
+#: The headers that arriving and parking add.
 OUR_HEADERS = (
     deadletters.REASON,
     deadletters.ATTEMPTS,
@@ -30,6 +30,7 @@ OUR_HEADERS = (
     deadletters.FIRST_FAILED_AT,
     deadletters.PARKED_AT,
     deadletters.PARKED_BY,
+    incoming.UNREADABLE,
 )
 
 

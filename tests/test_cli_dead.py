@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import bson
 import pytest
 from conftest import Node, Worker, eventually
 from parking import DEAD, MAIN, RETRY, Command, Parking, ids_in, make_report, many
@@ -108,6 +110,38 @@ def test_list_names_what_is_no_report(parking: Parking, oops_celery: Command) ->
         check=True,
     )
     assert raw.stdout == b"\x00garbage\xff"
+
+
+def test_a_message_of_any_shape_is_listed_shown_and_replayed(
+    parking: Parking, oops_celery: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(500):
+        deep = {"d": deep}
+    odd = {"id": 5, "type": {"a": 1}, "req_vars": [["a"], 7], "timeline": [[1], "ab"]}
+    shapes = (
+        {"id": "OOPS-deep", "deep": deep, "tb_text": 7, "req_vars": 5, "timeline": 1},
+        {**odd, "timeline": [[0, float("nan")], ["a", "b"], [5, 1], [0, 2**62, 3, 4]]},
+        odd,
+    )
+    for number, shape in enumerate(shapes):
+        body = bson.encode(shape)
+        parking.park_body(body, message_id=f"odd-{number}", headers={"a": [None]})
+    # A time that Python does not have, in a header.
+    monkeypatch.setattr("amqp.serialization.calendar.timegm", lambda _: 10**14)
+    headers = {"far": datetime(2020, 1, 1)}
+    parking.broker.publish(DEAD, b"far", application_headers=headers)
+    monkeypatch.undo()
+    ids = [one["id"] for one in oops_celery.json("dead", "list", "--json")]
+    assert ids[:3] == ["OOPS-deep", "odd-1", "odd-2"]
+    assert ids[3].startswith("body-")
+    for one in ids[:3]:
+        assert f"found in: queue {DEAD}" in oops_celery("dead", "show", one).stdout
+        assert "req_vars" in oops_celery.json("dead", "show", "--json", one)
+    assert "it starts with: far" in oops_celery("dead", "show", ids[3]).stdout
+    oops_celery("dead", "show", "--json", ids[3], code=1)
+    assert oops_celery.json("dead", "replay", "--all", "--json")["done"] == ids
+    eventually(lambda: parking.broker.count(MAIN) == 4)
 
 
 def test_what_rabbitmq_has_dead_lettered_says_so(

@@ -31,16 +31,18 @@ _HEADING = ("type", "value")
 _SECTIONS = ("tb_text", "req_vars", "timeline")
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, depth: int = 0) -> Any:
     """Return a value as JSON has it: times in ISO 8601, bytes and the rest as text."""
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    if isinstance(value, Mapping):
-        return {_text(key): plain(value[key]) for key in value}
-    if isinstance(value, (list, tuple)):
-        return [plain(one) for one in value]
+    if isinstance(value, (Mapping, list, tuple)):
+        if depth > wire.MAX_DEPTH:  # as a report of somebody else's may be
+            return f"<nested deeper than {wire.MAX_DEPTH} levels>"
+        if isinstance(value, Mapping):
+            return {_text(key): plain(value[key], depth + 1) for key in value}
+        return [plain(one, depth + 1) for one in value]
     return value.isoformat() if isinstance(value, datetime) else _text(value)
 
 
