@@ -155,7 +155,7 @@ def test_a_frozen_broker(doctor: Doctor, broker: Node) -> None:
         thaw()
     assert set(found.wrong) == {"broker"}
     assert "no answer in time" in found.wrong["broker"]["text"]
-    # It waits for four seconds; the rest is Python's start, on a machine shared with
+    # It waits for three seconds; the rest is Python's start, on a machine shared with
     # others: its work, not its waiting, is what can be held to a number.
     assert found.seconds < 15
     assert after.children_user - before.children_user < 2

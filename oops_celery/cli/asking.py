@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from oops_celery.topology import Topology
 
 #: Seconds that the broker may take to let us in, and for each answer after that.
-TIMEOUT = 4.0
+TIMEOUT = 3.0
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
