@@ -26,17 +26,31 @@ COMMANDS = [
 ]
 
 
+#: What an operator types; below, and `trace`, which does not end, in test_cli_trace.
+OPERATORS = [
+    "oops-celery doctor",
+    "oops-celery show 68c5cd",
+    "oops-celery dead list --since 2h",
+    "oops-celery dead replay --all",
+    "oops-celery resubmit ./fallback",
+    "oops-celery report --html day.html",
+    "oops-celery topology graph",
+    "oops-celery trace",
+]
+
+
 def test_the_commands_are_those_that_are_tested() -> None:
-    assert COMMANDS == [
+    assert [
         "make run",  # test_tour
         "make test",  # what runs this; see also below
         "pip install oops-celery",  # test_package, from the wheel
         "pip install 'oops-celery[worker]'",
         "celery -A oops_celery worker",  # below
         "celery -A oops_celery flower",
+        *OPERATORS,
         "oops-celery validate config.yml",
         "OOPS_TOPOLOGY=config.yml celery -A oops_celery worker",
-    ]
+    ] == COMMANDS
 
 
 @pytest.mark.parametrize("target", ["run", "test", "fail", "lint", "worker", "flower"])
@@ -147,6 +161,49 @@ def test_the_commands_for_those_who_come_from_the_dispatcher(
     eventually(lambda: got.exists() and got.read_bytes() == b"hello")
     with broker.connect() as connection:
         connection.channel().queue_delete("readme")
+
+
+def test_what_an_operator_types(
+    broker: Node, worker: Callable[..., Worker], tmp_path: Path
+) -> None:
+    """One report is kept, one is parked, one waits in the fallback."""
+    started = worker()
+    encoded = [wire.encode({"type": "ValueError", "n": n}) for n in range(2)]
+    broker.publish("oopses", encoded[0].body)
+    broker.publish("oopses", b"garbage")
+    fallback = tmp_path / "fallback" / "2026-01-01"
+    fallback.mkdir(parents=True)
+    (fallback / "OOPS-1").write_bytes(encoded[1].body)
+    eventually(lambda: started.files())
+    eventually(lambda: broker.count("oopses.dead") == 1)
+    expected = {
+        "doctor": (1, "oopses.dead"),
+        "show": (0, encoded[0].id),
+        "dead list": (0, "undecodable"),
+        "dead replay": (0, ""),
+        "resubmit": (0, "fallback: 1 sent, none left"),
+        "report": (0, "in 1 group"),
+        "topology": (0, "flowchart"),
+    }
+    assert len(expected) == len(OPERATORS) - 1
+    for command, (name, (code, words)) in zip(OPERATORS, expected.items()):
+        assert command.startswith(f"oops-celery {name}")
+        done = subprocess.run(
+            [
+                Path(sys.executable).with_name("oops-celery"),
+                *command.replace("68c5cd", encoded[0].id[:12]).split()[1:],
+            ],
+            cwd=tmp_path,
+            env=environment(RABBITMQ_URL=broker.url),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (code, ""), (command, done.stdout)
+        assert words in done.stdout, command
+    assert "<svg" in (tmp_path / "day.html").read_text()
+    eventually(lambda: len(started.files()) == 2)
 
 
 def test_flower_starts(broker: Node, tmp_path: Path) -> None:
