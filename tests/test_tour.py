@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -30,7 +31,8 @@ def checkout(tmp_path: Path) -> Path:
 def tour(checkout: Path) -> Iterator[subprocess.Popen[str]]:
     process = start(checkout)
     yield process
-    process.kill()
+    with suppress(ProcessLookupError):  # all of it has ended, as it should
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def start(folder: Path, **environ: str) -> subprocess.Popen[str]:
