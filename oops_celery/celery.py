@@ -70,6 +70,13 @@ class Connection(kombu.Connection):
             self.transport_options: Any = {**self.transport_options, **frames}
         self._name_host()
 
+    def info(self) -> dict[str, Any]:
+        """Tell about itself, as JSON can, for ``celery inspect stats`` and Flower."""
+        known = dict(super().info())
+        options = dict(known["transport_options"] or {})
+        options.pop("frame_handler", None)
+        return {**known, "transport_options": options}
+
     def drain_events(self, **kwargs: Any) -> Any:
         """Wait for an event.
 

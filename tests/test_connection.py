@@ -133,6 +133,35 @@ def test_a_worker_goes_on_to_the_host_that_is_there(
     eventually(started.files)
 
 
+@pytest.mark.parametrize("what", ["stats", "conf", "report", "active_queues"])
+def test_a_worker_tells_about_itself_and_not_the_password(
+    broker: Node, worker: Callable[..., Worker], what: str
+) -> None:
+    """To ``celery inspect`` and to Flower, also with several hosts."""
+    broker.ctl("add_user", "somebody", "s3cr3t")
+    broker.ctl("set_permissions", "somebody", ".*", ".*", ".*")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        dead = closed.getsockname()[1]
+    url = f"amqp://somebody:s3cr3t@127.0.0.1:{dead},{broker.host}/"
+    started = worker("-c", "1", RABBITMQ_URL=url)
+    celery = Path(sys.executable).with_name("celery")
+    try:
+        told = subprocess.run(
+            [celery, "-A", "oops_celery", "inspect", what, "-t", "20", "-d"]
+            + ["w@" + socket.gethostname()],
+            env=environment(RABBITMQ_URL=broker.url),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        started.kill()
+        broker.ctl("delete_user", "somebody")
+    assert told.returncode == 0, told.stderr
+    assert "OK" in told.stdout
+    assert "s3cr3t" not in told.stdout + started.text()
+
+
 def test_a_worker_waits_for_the_broker_as_long_as_it_takes(tmp_path: Path) -> None:
     """Celery's own limit is 100 tries, each host counted: here one round would do."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
