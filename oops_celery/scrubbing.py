@@ -7,7 +7,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any
 from urllib.parse import unquote_plus
 
-from oops_celery.wire import MAX_DEPTH
+from oops_celery.wire import MAX_DEPTH, USERINFO
 
 #: What stands in the place of a secret.
 SCRUBBED = "<scrubbed>"
@@ -28,8 +28,6 @@ WORDS = (
     "credential",
 )
 
-#: ``user:password@`` of a URL, up to the last @ before the path.
-_USERINFO = re.compile(r'(?<=://)[^/?#\s"<>]+(?=@)')
 #: ``key=`` in a query string, which may be all of a text, or in a fragment.
 _PARAMETER = re.compile(r"(?:^|[?&;#])([^=?&;#\s]+)=")
 #: The value behind it.
@@ -126,7 +124,7 @@ class Scrubber:
                 continue  # within a secret, or none
             pieces += [text[end : found.end()], SCRUBBED]
             end = _VALUE.match(text, found.end()).end()  # type: ignore[union-attr]
-        return _USERINFO.sub(SCRUBBED, "".join([*pieces, text[end:]]))
+        return USERINFO.sub(SCRUBBED, "".join([*pieces, text[end:]]))
 
 
 def _letters(key: str) -> str:

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import re
-import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 from celery.app.defaults import NAMESPACES, flatten
 from celery.utils.imports import import_from_cwd
+
+from oops_celery.rabbitmq_url import SettingsError as SettingsError
+from oops_celery.rabbitmq_url import heartbeat_of, whole_number
+from oops_celery.rabbitmq_url import hide_password as hide_password
+from oops_celery.rabbitmq_url import parse_rabbitmq_url as parse_rabbitmq_url
 
 #: Where a broker is expected when nothing says otherwise: amqp-dispatcher's default.
 DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
@@ -31,10 +32,6 @@ DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
 DEFAULT_HEARTBEAT = 120
 
 PREFIX = "OOPS_"
-
-
-class SettingsError(ValueError):
-    """A setting that cannot be used: which, where it stands, and what may stand."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +60,6 @@ class Settings:
     celery: Mapping[str, Any] = field(default_factory=dict, repr=False)
     #: Names of settings that were found and do not count.
     ignored: tuple[str, ...] = ()
-
-
-def _whole_number(value: Any) -> int:
-    number = int(value)
-    if number < 0 or isinstance(value, (bool, float)):
-        raise ValueError
-    return number
 
 
 def _seconds(value: Any) -> float:
@@ -107,9 +97,9 @@ _OWN: dict[str, tuple[Callable[[Any], Any], str]] = {
     "exchange": (_name, "a name of at most 255 bytes"),
     "routing_key": (_name, "a name of at most 255 bytes"),
     "queue": (_name, "a name of at most 255 bytes"),
-    "max_retries": (_whole_number, "a whole number of times, 0 or more"),
+    "max_retries": (whole_number, "a whole number of times, 0 or more"),
     "publish_timeout": (_seconds, "a number of seconds over 0"),
-    "max_size": (_whole_number, "a whole number of bytes"),
+    "max_size": (whole_number, "a whole number of bytes"),
 }
 
 
@@ -219,96 +209,8 @@ def broker(
         broker = parse_rabbitmq_url(DEFAULT_BROKER_URL)
     heartbeat = environ.get("RABBITMQ_HEARTBEAT")
     if heartbeat:
-        broker["broker_heartbeat"] = _heartbeat(heartbeat, "RABBITMQ_HEARTBEAT")
+        broker["broker_heartbeat"] = heartbeat_of(heartbeat, "RABBITMQ_HEARTBEAT")
     # Celery's own CELERY_BROKER_URL belongs to the application: these two come first.
     urls = broker.get("broker_url") or celery["broker_url"]
     names = ("broker_url", "broker_read_url", "broker_write_url")
     return {**broker, **dict.fromkeys(names, urls)}
-
-
-def _heartbeat(text: str, name: str) -> int:
-    try:
-        return _whole_number(text)
-    except ValueError:
-        raise SettingsError(
-            f"{name}={text!r}: must be a whole number of seconds, 0 for none"
-        ) from None
-
-
-def hide_password(url: str) -> str:
-    """Return a URL to be shown: without the user and the password."""
-    return re.sub("//.*@", "//**@", url)
-
-
-def parse_rabbitmq_url(url: str) -> dict[str, Any]:
-    """Return Celery's broker settings for a ``RABBITMQ_URL``.
-
-    ``amqp://user:password@host1:5672,host2,[::1]:5673/vhost?heartbeat=30``: the hosts
-    are tried in random order. ``amqps://`` verifies the broker's certificate and its
-    host name; the query names are RabbitMQ's (URI query parameters): ``cacertfile``,
-    ``certfile``, ``keyfile``, ``verify`` (``verify_peer`` or ``verify_none``),
-    ``heartbeat`` (seconds).
-
-    Raises:
-        SettingsError: The URL cannot be used. Says why, without the password.
-    """
-    shown = f"RABBITMQ_URL={hide_password(url)!r}"
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise SettingsError(f"{shown}: {error}") from None
-    if parts.scheme not in ("amqp", "amqps"):
-        raise SettingsError(f"{shown}: must start with amqp:// or amqps://")
-    login, at, hosts = parts.netloc.rpartition("@")
-    urls = []
-    for host in hosts.split(","):
-        try:
-            one = urlsplit(f"amqp://{host}")
-            usable = bool(one.hostname) and one.port != 0
-        except ValueError:
-            usable = False
-        if not usable:
-            raise SettingsError(
-                f"{shown}: host {host!r}: must be a host name or address, then "
-                "optionally a colon and a port from 1 to 65535"
-            )
-        urls.append(f"{parts.scheme}://{login}{at}{host}{parts.path or '/'}")
-    random.shuffle(urls)
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    broker: dict[str, Any] = {
-        "broker_url": urls if len(urls) > 1 else urls[0],
-        "broker_failover_strategy": "round-robin",  # they are shuffled already
-    }
-    if "heartbeat" in query:
-        heartbeat = query.pop("heartbeat")
-        broker["broker_heartbeat"] = _heartbeat(heartbeat, f"{shown}: heartbeat")
-    if parts.scheme == "amqps":
-        broker["broker_use_ssl"] = _tls(query, shown)
-    for name in query:
-        raise SettingsError(
-            f"{shown}: unknown parameter {name!r}; known are heartbeat, and with "
-            "amqps:// cacertfile, certfile, keyfile, verify"
-        )
-    return broker
-
-
-def _tls(query: dict[str, str], shown: str) -> dict[str, Any]:
-    verify = query.pop("verify", "verify_peer")
-    if verify not in ("verify_peer", "verify_none"):
-        raise SettingsError(f"{shown}: verify={verify!r}: verify_peer or verify_none")
-    verified = verify == "verify_peer"
-    options: dict[str, Any] = {
-        "cert_reqs": ssl.CERT_REQUIRED if verified else ssl.CERT_NONE
-    }
-    for ours, theirs in (
-        ("cacertfile", "ca_certs"),
-        ("certfile", "certfile"),
-        ("keyfile", "keyfile"),
-    ):
-        path = query.pop(ours, None)
-        if path is None:
-            continue
-        if not os.access(path, os.R_OK):
-            raise SettingsError(f"{shown}: {ours}={path!r}: no file that can be read")
-        options[theirs] = path
-    return options

@@ -100,6 +100,8 @@ class _Loader(_SafeLoader):
                 twice = (key for key in keys if first[key.value] is not key)
                 self.duplicates.extend((node, key) for key in twice)
         super().flatten_mapping(node)
+        # What is merged twice would be there twice, and again in what merges that.
+        node.value = list({_identity(key): (key, v) for key, v in node.value}.values())
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         # Most of a file is text: this saves a third of the time.
@@ -117,6 +119,10 @@ class _Loader(_SafeLoader):
     def refuse_tag(self, node: yaml.Node) -> Any:
         tag = show_key(node.tag)
         raise _at(node, f"the tag {tag} is not for this file; write plain values")
+
+
+def _identity(key: yaml.Node) -> Any:
+    return (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
 
 
 def _is_text(node: yaml.Node | None) -> bool:

@@ -6,6 +6,7 @@ as one BSON document that holds its own id.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -39,6 +40,10 @@ MAX_TASK_ID = 255
 
 #: Characters of each part of a summary.
 SUMMARY_WIDTH = 80
+
+
+#: ``user:password`` in a URL, up to the last @ before its path.
+USERINFO = re.compile(r'(?<=://)[^/?#\s"<>]+(?=@)')
 
 
 class Undecodable(ValueError):
@@ -195,9 +200,10 @@ def summary(report: Mapping[str, Any]) -> str:
     """
     parts = [_short(report.get("type"))]
     for name in ("topic", "reporter"):
-        if report.get(name):
-            # Some programs use the URL as the topic; its query is the user's.
-            parts.append(f"{name}={_short(report[name]).partition('?')[0]}")
+        # Some programs use the URL as the topic; its query is the user's.
+        text = _short(report.get(name)).partition("?")[0]
+        if text:
+            parts.append(f"{name}={text}")
     return f"({', '.join(part for part in parts if part) or 'report'})"
 
 
@@ -283,7 +289,7 @@ def _text(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = _text(value) if isinstance(value, str) else ""
+    text = USERINFO.sub("**", _text(value)) if isinstance(value, str) else ""
     return "".join(c if c.isprintable() else "?" for c in text[:SUMMARY_WIDTH])
 
 

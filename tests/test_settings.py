@@ -159,7 +159,7 @@ def test_heartbeat_and_tls_are_said_in_the_url(tmp_path: Path) -> None:
         ("amqp://u:s3cr3t@one:port/", "host 'one:port'"),
         ("amqp://u:s3cr3t@one:99999/", "host 'one:99999'"),
         ("amqp://u:s3cr3t@one:0/", "host 'one:0'"),
-        ("amqp://u:s3cr3t@[::1/", "Invalid IPv6 URL"),
+        ("amqp://u:s3cr3t@[::1/", "is no URL"),
         ("amqp://u:s3cr3t@h/?heartbeat=often", "heartbeat='often'"),
         ("amqp://u:s3cr3t@h/?heartbeat=-1", "heartbeat='-1'"),
         ("amqp://u:s3cr3t@h/?hartbeat=1", "unknown parameter 'hartbeat'"),

@@ -285,6 +285,24 @@ def test_the_summary_tells_type_topic_and_reporter_only() -> None:
     assert wire.summary(report) == "(ValueError, topic=checkout, reporter=shop)"
 
 
+@pytest.mark.parametrize("size", [1, 100])
+def test_the_summary_has_no_password_of_a_url(size: int) -> None:
+    """Nor a part of it, where the URL is longer than what is shown."""
+    report = {"topic": f"https://user:{'s3cr3t' * size}@host/path?a=b"}
+    assert wire.summary(report) == "(topic=https://**@host/path)"
+
+
+class NoTruth:
+    """As a NumPy array: neither true nor false."""
+
+    def __bool__(self) -> bool:
+        raise ValueError("ambiguous")
+
+
+def test_a_topic_that_is_no_text_is_left_out() -> None:
+    assert wire.summary({"type": "E", "topic": NoTruth(), "reporter": 5}) == "(E)"
+
+
 @given(st.dictionaries(st.sampled_from(["type", "topic", "reporter"]), bson_values))
 def test_a_summary_is_short_and_printable(report: dict) -> None:
     text = wire.summary(report)
