@@ -142,6 +142,7 @@ def test_several_at_once(broker: Node, tmp_path: Path, fallback: Any) -> None:
     assert files(tmp_path) == []
 
 
+@pytest.mark.restarts
 def test_the_broker_killed_in_the_middle_loses_none(
     broker: Node, tmp_path: Path, fallback: Any
 ) -> None:

@@ -203,6 +203,7 @@ def test_what_is_no_report_is_said_and_does_not_end_it(
     assert "\x1b" not in one.err()
 
 
+@pytest.mark.restarts
 def test_a_broker_that_goes_and_comes_back(trace: Start, declared: Node) -> None:
     one = trace()
     declared.restart()
@@ -217,6 +218,7 @@ def test_a_broker_that_goes_and_comes_back(trace: Start, declared: Node) -> None
     assert "Traceback" not in one.err()
 
 
+@pytest.mark.restarts
 def test_ctrl_c_while_the_broker_is_away(trace: Start, declared: Node) -> None:
     one = trace()
     declared.ctl("stop_app")

@@ -289,6 +289,7 @@ def test_consumer_count_and_prefetch_count_hold(
     assert max(quick) < max(end for _, end in spans)
 
 
+@pytest.mark.restarts
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
 def test_ten_thousand_messages_and_none_lost(
     node: Node, dispatcher: Callable[..., Worker], pool: str

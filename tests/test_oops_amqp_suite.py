@@ -78,28 +78,28 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def caught(rabbitmq: Node) -> Iterator[None]:
+def caught(own_node: Node) -> Iterator[None]:
     """A queue for what is published to an exchange that is bound to nothing.
 
     Two of the tests do that, and want an id for it; our publisher gives one only for a
     report that is in a queue. RabbitMQ's alternate exchange puts it into one.
     """
-    with rabbitmq.connect() as connection:
+    with own_node.connect() as connection:
         channel = connection.channel()
         channel.exchange_declare("caught", "fanout", durable=True, auto_delete=False)
         channel.queue_declare("caught", durable=True, auto_delete=False)
         channel.queue_bind("caught", "caught")
     catch = '{"alternate-exchange": "caught"}'
-    rabbitmq.ctl("set_policy", "caught", "^exchange-", catch, "--apply-to", "exchanges")
+    own_node.ctl("set_policy", "caught", "^exchange-", catch, "--apply-to", "exchanges")
     yield
-    rabbitmq.ctl("clear_policy", "caught")
-    with rabbitmq.connect() as connection:
+    own_node.ctl("clear_policy", "caught")
+    with own_node.connect() as connection:
         connection.channel().queue_delete("caught")
         connection.channel().exchange_delete("caught")
 
 
 @pytest.mark.usefixtures("caught")
-def test_the_tests_of_oops_amqp(sdist: Path, rabbitmq: Node, tmp_path: Path) -> None:
+def test_the_tests_of_oops_amqp(sdist: Path, own_node: Node, tmp_path: Path) -> None:
     for name, text in MODULES.items():
         path = tmp_path / "modules" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def test_the_tests_of_oops_amqp(sdist: Path, rabbitmq: Node, tmp_path: Path) -> 
     # A helper of its tests; nothing of the publisher or the receiver is in it.
     shutil.copy(sdist / "oops_amqp/utils.py", tmp_path / "modules/oops_amqp")
     shutil.copytree(sdist / "tests", tmp_path / "tests")
-    config = rabbitmq._server.config
+    config = own_node._server.config
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),

@@ -94,6 +94,7 @@ def test_what_the_queue_refuses_is_told(broker: Node) -> None:
         assert sum(map(len, returned)) == kept < 300
 
 
+@pytest.mark.restarts
 def test_nothing_is_lost_when_the_broker_restarts(
     broker: Node, publisher: Publisher
 ) -> None:

@@ -41,12 +41,12 @@ FACTORIES = {"amqp": amqp_factory, "kombu": kombu_factory}
 
 
 @pytest.fixture
-def node(rabbitmq: Node) -> Iterator[Node]:
+def node(any_node: Node) -> Iterator[Node]:
     """The node, with a queue that somebody else has made, as in oops-amqp's days."""
-    with rabbitmq.connect() as connection:
+    with any_node.connect() as connection:
         connection.channel().queue_declare(QUEUE, durable=True, auto_delete=False)
-    yield rabbitmq
-    with rabbitmq.connect() as connection:
+    yield any_node
+    with any_node.connect() as connection:
         connection.channel().queue_delete(QUEUE)
         connection.channel().queue_delete(DEAD)
 
@@ -354,6 +354,7 @@ def test_garbage_that_cannot_be_parked_stays_in_the_queue(
 # The broker.
 
 
+@pytest.mark.restarts
 def test_a_restart_in_the_middle_loses_nothing(
     node: Node, factory: Factory, start: Start, keeper: Keeper
 ) -> None:

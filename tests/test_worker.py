@@ -357,6 +357,7 @@ def test_kill_in_the_middle_loses_nothing(
     eventually(lambda: set(ids(started)) == sent)
 
 
+@pytest.mark.restarts
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
 def test_a_restart_of_the_broker_loses_nothing(
     broker: Node, worker: StartWorker, publish: Publisher, keeper: Any, pool: str
