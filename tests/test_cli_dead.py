@@ -367,6 +367,7 @@ def test_a_full_queue_loses_no_replayed_report(
 ) -> None:
     # RabbitMQ tries again after this time; 3 minutes by default.
     key = "dead_letter_worker_publisher_confirm_timeout"
+    usual = broker.ctl("eval", f"{{ok, V}} = application:get_env(rabbit, {key}), V.")
     broker.ctl("eval", f"application:set_env(rabbit, {key}, 500).")
     parking = Parking(broker)
     # Only RabbitMQ knows the limit: it is that of a policy.
@@ -386,7 +387,8 @@ def test_a_full_queue_loses_no_replayed_report(
         assert sorted(came) == sorted(ids)
     finally:
         broker.ctl("clear_policy", "full")
-        broker.ctl("eval", f"application:unset_env(rabbit, {key}).")
+        # Unset, RabbitMQ could not dead-letter at least once any more.
+        broker.ctl("eval", f"application:set_env(rabbit, {key}, {usual.strip()}).")
         parking.close()
 
 
