@@ -99,7 +99,7 @@ def test_without_a_broker_nothing_is_removed(tmp_path: Path, fallback: Any) -> N
     fallback(50)
     code, out, err = run(tmp_path, "amqp://guest:s3cr3t@127.0.0.1:9/")
     assert code == 1
-    assert "the broker has not taken it" in out
+    assert "the broker has not taken it" in " ".join(out.split())
     assert "... and 30 more" in out
     assert "fallback: 0 sent, 50 left" in out
     assert "s3cr3t" not in out + err
