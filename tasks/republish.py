@@ -25,6 +25,7 @@ GIVE_BACK_PAUSE = 1.0
     name=TASK_NAME,
     serializer=wire.SERIALIZER,
     Request="oops_celery.consumer:ReportRequest",
+    Strategy="oops_celery.batching:strategy",
     acks_late=True,
     reject_on_worker_lost=True,
     acks_on_timeout=False,

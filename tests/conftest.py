@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,13 @@ settings.load_profile("shared machine")
 PATIENCE = 30.0
 
 ROOT = Path(__file__).parent.parent
+
+#: The default topology, with its pauses shortened to milliseconds.
+QUICK_TOPOLOGY = re.sub(
+    r"x_message_ttl: (\d+)",
+    lambda found: f"x_message_ttl: {int(found[1]) // 200}",
+    (ROOT / "oops_celery/topology.yml").read_text(),
+)
 
 
 def eventually(check: Callable[[], Any], timeout: float = PATIENCE) -> Any:
@@ -293,3 +301,35 @@ def run(broker: Node, tmp_path: Path) -> Callable[..., str]:
         return done.stdout
 
     return run_program
+
+
+@pytest.fixture
+def keeper(tmp_path: Path) -> Callable[[str], dict[str, str]]:
+    """Write the module of an operator's oops.Config; return the settings for it.
+
+    The source is the body of ``publisher(report, seen)``, where ``seen`` counts how
+    often this report came here.
+    """
+
+    def write(source: str) -> dict[str, str]:
+        (tmp_path / "short.yml").write_text(QUICK_TOPOLOGY)
+        body = textwrap.indent(textwrap.dedent(source).strip(), "    ")
+        (tmp_path / "keeper.py").write_text(
+            f"""
+import os, pathlib, sys, time
+import oops, oops_datedir_repo
+config = oops.Config()
+repository = oops_datedir_repo.DateDirRepo("oopses", inherit_id=True)
+def publisher(report, seen):
+{body}
+def counted(report):
+    with open("seen-" + report["id"], "a+b", buffering=0) as file:
+        file.write(b".")
+        seen = file.tell()
+    return publisher(report, seen)
+config.publisher = counted
+"""
+        )
+        return {"OOPS_CONFIG": "keeper:config", "OOPS_TOPOLOGY": "short.yml"}
+
+    return write

@@ -1,0 +1,392 @@
+"""Reports go to the pool in batches, and each stays a task of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import kombu
+import pytest
+from conftest import QUICK_TOPOLOGY, Node, Worker, eventually
+from kombu.asynchronous.semaphore import LaxBoundedSemaphore
+
+from oops_celery import Publisher, Topology, batching, wire
+from oops_celery.batching import MAX_BYTES, MAX_REPORTS, MAX_SECONDS
+
+# -- What goes together: no broker ----------------------------------------------------
+
+
+class Request:
+    """As Celery's, as far as it is asked here."""
+
+    def __init__(self, number: int, size: int = 10, **more: Any) -> None:
+        self.id = f"r{number}"
+        self.type = "task"
+        self.body = b"x" * size
+        self.request_dict: dict[str, Any] = {}
+        self.content_type = self.content_encoding = ""
+        self.delivery_info = {"redelivered": more.get("redelivered", False)}
+        self.app = SimpleNamespace(use_fast_trace_task=True)
+        self.task = SimpleNamespace(soft_time_limit=None, time_limit=None)
+        self.is_revoked = more.get("revoked", False)
+        self.said: list[Any] = []
+
+    def revoked(self) -> bool:
+        return self.is_revoked
+
+    def on_accepted(self, pid: int, at: float) -> None:
+        self.said.append("accepted")
+
+    def on_success(self, result: Any) -> None:
+        self.said.append(result)
+
+    def on_failure(self, error: Any) -> None:
+        self.said.append(error)
+
+    def execute_using_pool(self, pool: Pool) -> None:
+        pool.apply_async(None, args=(None, [(None, self.id)]))
+
+
+class Pool:
+    """Keeps what it is given; `end` says what became of it."""
+
+    def __init__(self, places: LaxBoundedSemaphore) -> None:
+        self._places = places
+        self.jobs: list[tuple[list[str], dict[str, Any]]] = []
+
+    def apply_async(self, _: Any, args: Any, **callbacks: Any) -> None:
+        self.jobs.append(([job[1] for job in args[1]], callbacks))
+
+    def end(self, how: str = "callback", *result: Any) -> None:
+        _, callbacks = self.jobs.pop(0)
+        callbacks.get(how, lambda *_: None)(*result)
+        self._places.release()
+
+    def finish(self, seconds: float = 0.0) -> None:
+        count = len(self.jobs[0][0])
+        self.end("callback", ([(0, "ok", 0.0)] * count, seconds))
+
+    @property
+    def at_work(self) -> list[list[str]]:
+        return [names for names, _ in self.jobs]
+
+
+@pytest.fixture
+def places() -> LaxBoundedSemaphore:
+    return LaxBoundedSemaphore(1)
+
+
+@pytest.fixture
+def pool(places: LaxBoundedSemaphore) -> Pool:
+    return Pool(places)
+
+
+@pytest.fixture
+def batch(places: LaxBoundedSemaphore, pool: Pool) -> batching._Batching:
+    def alone(request: Request) -> None:
+        places.acquire(begin, request)
+
+    def begin(request: Request) -> None:
+        request.execute_using_pool(pool)
+
+    consumer = SimpleNamespace(
+        controller=SimpleNamespace(semaphore=places), pool=pool, on_task_request=alone
+    )
+    return batching._Batching(consumer)
+
+
+def names(*numbers: int) -> list[str]:
+    return [f"r{number}" for number in numbers]
+
+
+def test_a_report_waits_for_nobody(batch: Any, pool: Pool) -> None:
+    batch.on_task_request(Request(0))
+    assert pool.at_work == [names(0)]
+
+
+def test_what_came_while_all_were_busy_goes_together(batch: Any, pool: Pool) -> None:
+    requests = [Request(number) for number in range(5)]
+    for request in requests:
+        batch.on_task_request(request)
+    pool.finish()
+    assert pool.at_work == [names(1, 2, 3, 4)]
+    pool.jobs[0][1]["accept_callback"](1, 0.0)
+    pool.finish()
+    assert requests[4].said == ["accepted", (0, "ok", 0.0)]
+    batch.on_task_request(Request(5))
+    assert pool.at_work == [names(5)]
+
+
+def test_a_batch_has_a_limit_and_the_rest_comes_next(batch: Any, pool: Pool) -> None:
+    for number in range(MAX_REPORTS + 3):
+        batch.on_task_request(Request(number))
+    pool.finish()
+    assert [len(job) for job in pool.at_work] == [MAX_REPORTS]
+    pool.finish()
+    assert pool.at_work == [names(MAX_REPORTS + 1, MAX_REPORTS + 2)]
+
+
+def test_large_reports_go_in_small_batches(batch: Any, pool: Pool) -> None:
+    for number in range(6):
+        batch.on_task_request(Request(number, size=MAX_BYTES // 2))
+    batch.on_task_request(Request(6, size=2 * MAX_BYTES))
+    batch.on_task_request(Request(7))
+    for together in ((1, 2), (3, 4), (5,), (6,), (7,)):
+        pool.finish()
+        assert pool.at_work == [names(*together)]
+
+
+def test_slow_reports_go_one_by_one_until_they_are_quick_again(
+    batch: Any, pool: Pool
+) -> None:
+    def handed_over(seconds: float) -> int:
+        """Return how many go together when each takes so long."""
+        for number in range(10_000):
+            batch.on_task_request(Request(number))
+        for _ in range(60):
+            pool.finish(seconds * len(pool.at_work[0]))
+        count = len(pool.at_work[0])
+        while pool.jobs:
+            pool.finish(seconds * len(pool.at_work[0]))
+        return count
+
+    assert handed_over(2 * MAX_SECONDS) == 1
+    assert handed_over(MAX_SECONDS / 4) == 4
+    assert handed_over(0.0) == MAX_REPORTS
+
+
+def test_what_comes_again_goes_alone(batch: Any, pool: Pool) -> None:
+    """It may have taken its process along."""
+    for number in range(4):
+        batch.on_task_request(Request(number, redelivered=number == 2))
+    pool.finish()
+    assert pool.at_work == [names(1, 3)]
+    pool.finish()
+    assert pool.at_work == [names(2)]
+
+
+@pytest.mark.parametrize("how", ["error_callback", "hard limit"])
+def test_a_lost_batch_is_done_again_one_by_one(
+    batch: Any, pool: Pool, how: str
+) -> None:
+    for number in range(4):
+        batch.on_task_request(Request(number))
+    pool.finish()
+    if how == "hard limit":  # both are called
+        pool.jobs[0][1]["timeout_callback"](soft=False, timeout=1.0)
+    pool.end("error_callback", "lost")
+    done = []
+    while pool.jobs:
+        assert len(pool.at_work) == 1
+        done += pool.at_work
+        pool.end()
+    assert done == [names(1), names(2), names(3)]
+
+
+def test_a_lost_process_of_one_report_is_its_own_doing(batch: Any, pool: Pool) -> None:
+    request = Request(0)
+    batch.on_task_request(request)
+    pool.end("error_callback", "lost")
+    assert request.said == ["lost"]
+    assert pool.jobs == []
+
+
+def test_a_revoked_one_is_left_out(batch: Any, pool: Pool, places: Any) -> None:
+    for number in range(4):
+        batch.on_task_request(Request(number, revoked=number in (1, 3)))
+    pool.finish()
+    assert pool.at_work == [names(2)]
+    pool.finish()
+    assert places.value == 1
+
+
+def test_only_revoked_ones_take_no_place(batch: Any, pool: Pool, places: Any) -> None:
+    for number in range(3):
+        batch.on_task_request(Request(number, revoked=number > 0))
+    pool.finish()
+    assert pool.jobs == []
+    assert places.value == 1
+
+
+# -- With a worker --------------------------------------------------------------------
+
+
+@pytest.fixture
+def publish(broker: Node) -> Publisher:
+    with kombu.Connection(broker.url) as connection:
+        Topology.parse(QUICK_TOPOLOGY).declare(connection.channel)
+    return Publisher(lambda: kombu.Connection(broker.url), "oopses", "")
+
+
+@pytest.fixture
+def events(broker: Node) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """All events of Celery so far."""
+    queue = kombu.Queue(
+        "", kombu.Exchange("celeryev", "topic"), routing_key="task.#", exclusive=True
+    )
+    found: list[dict[str, Any]] = []
+
+    def on_event(body: Any, message: Any) -> None:
+        found.extend(body if isinstance(body, list) else [body])
+        message.ack()
+
+    def so_far() -> list[dict[str, Any]]:
+        try:
+            while True:
+                connection.drain_events(timeout=0.1)
+        except OSError:
+            return found
+
+    with (
+        kombu.Connection(broker.url) as connection,
+        connection.Consumer([queue], callbacks=[on_event], accept=["json"]),
+    ):
+        yield so_far
+
+
+#: Writes down which reports came in one batch.
+TOGETHER = """
+import inspect
+frame = inspect.currentframe()
+while frame is not None and frame.f_code.co_name != "trace_all":
+    frame = frame.f_back
+jobs = frame.f_locals["jobs"] if frame else [None]
+with open("batches", "a") as file:
+    file.write(f"{len(jobs)}\\n")
+"""
+
+
+def test_each_of_a_batch_has_its_own_end_and_events(
+    broker: Node,
+    worker: Callable[..., Worker],
+    publish: Publisher,
+    keeper: Any,
+    events: Callable[[], list[dict[str, Any]]],
+    tmp_path: Path,
+) -> None:
+    kinds = ("kept", "filtered", "refused once", "refused", "raises", "undecodable")
+    sent: dict[str, set[str]] = {kind: set() for kind in kinds}
+    for number in range(120):
+        kind = kinds[number % len(kinds)]
+        if kind == "undecodable":
+            encoded = wire.encode({"n": number})
+            headers = {"task": "oops_celery.republish", "id": encoded.id}
+            broker.publish(
+                "oopses",
+                encoded.body[:-2],
+                application_headers={**headers, "lang": "py"},
+                content_type="application/bson",
+                content_encoding="binary",
+            )
+            sent[kind].add(encoded.id)
+        else:
+            sent[kind].update(publish({"n": number, "kind": kind}))
+    settings = keeper(
+        TOGETHER
+        + """
+kind = report["kind"]
+if kind == "raises": raise OSError("no space")
+if kind == "refused" or kind == "refused once" and seen == 1: return []
+return repository.publish(report)
+"""
+    )
+    with (tmp_path / "keeper.py").open("a") as file:
+        file.write('config.filters.append(lambda one: one["kind"] == "filtered")')
+    started = worker("-c", "1", **settings, OOPS_MAX_RETRIES="1")
+    stored = sent["kept"] | sent["refused once"]
+    parked = sent["refused"] | sent["raises"] | sent["undecodable"]
+    eventually(lambda: len(started.files()) == len(stored))
+    eventually(lambda: broker.count("oopses.dead") == len(parked))
+    kept = {wire.decode(path.read_bytes())["id"] for path in started.files()}
+    assert kept == stored
+    dead = {message.headers["id"] for message in broker.messages("oopses.dead")}
+    assert dead == parked
+    sizes = (tmp_path / "batches").read_text().split()
+    assert max(map(int, sizes)) > 5
+
+    again = sent["refused once"] | sent["refused"] | sent["raises"]
+    everyone = {one for some in sent.values() for one in some}
+    expected = {
+        "task-received": everyone,
+        "task-started": everyone,
+        "task-succeeded": stored | sent["filtered"],
+        "task-retried": again,
+        "task-failed": parked,
+    }
+
+    def told() -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for event in events():
+            found.setdefault(event["type"], set()).add(event["uuid"])
+        return found
+
+    eventually(lambda: told() == expected)
+
+
+def test_a_deadly_report_takes_no_neighbour_along(
+    broker: Node,
+    worker: Callable[..., Worker],
+    publish: Publisher,
+    keeper: Any,
+) -> None:
+    sent = [publish({"n": number})[0] for number in range(60)]
+    (deadly,) = publish({"deadly": True})
+    sent += [publish({"n": number})[0] for number in range(60, 120)]
+    started = worker(
+        "-c",
+        "1",
+        **keeper(
+            """
+            if report.get("deadly"): os._exit(9)
+            return repository.publish(report)
+            """
+        ),
+    )
+    eventually(lambda: len(started.files()) == len(sent))
+    eventually(lambda: broker.count("oopses.dead") == 1)
+    (parked,) = broker.messages("oopses.dead")
+    assert parked.headers["id"] == deadly
+    assert "its process died again" in parked.headers["oops-reason"]
+    eventually(lambda: broker.count("oopses") == 0)
+
+
+def test_each_is_acknowledged_when_its_batch_ends(
+    broker: Node,
+    worker: Callable[..., Worker],
+    publish: Publisher,
+    keeper: Any,
+) -> None:
+    """Killed in the middle, all that is not stored is still there."""
+    sent = {publish({"n": number})[0] for number in range(400)}
+    started = worker(
+        "-c", "2", **keeper("time.sleep(0.002); return repository.publish(report)")
+    )
+    eventually(lambda: len(started.files()) > 40)
+    started.kill()
+    kept = {wire.decode(path.read_bytes())["id"] for path in started.files()}
+    assert len(kept) < 400
+    eventually(lambda: broker.count("oopses") >= 400 - len(kept))
+    started.restart()
+    eventually(lambda: len(started.files()) == 400)
+    kept = {wire.decode(path.read_bytes())["id"] for path in started.files()}
+    assert kept == sent
+
+
+def test_a_worker_ends_soon_with_much_waiting(
+    worker: Callable[..., Worker],
+    publish: Publisher,
+    keeper: Any,
+    broker: Node,
+) -> None:
+    """A warm shutdown ends what has begun, and gives the rest back."""
+    sent = {publish({"n": number})[0] for number in range(300)}
+    started = worker(
+        "-c", "2", **keeper("time.sleep(0.2); return repository.publish(report)")
+    )
+    eventually(lambda: len(started.files()) > 4)
+    started.process.terminate()
+    assert started.process.wait(20) == 0
+    left = eventually(lambda: broker.count("oopses"))
+    assert len(started.files()) + left == len(sent)
