@@ -7,8 +7,12 @@ decode; both are lost where no dead letter exchange is set.
 from __future__ import annotations
 
 import logging
+import time
 import warnings
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import celery.worker.request
@@ -17,9 +21,18 @@ from celery.exceptions import WorkerShutdown
 from celery.worker.consumer.consumer import Consumer as CelerysConsumer
 from celery.worker.state import task_ready
 from kombu import Message
+from vine import promise
 
 from oops_celery import adoption, deadletters, incoming, wire
+from oops_celery.acknowledging import Acknowledger
 from oops_celery.publishing import TASK_NAME
+
+#: Seconds that an event waits for others, to go with them in one message: Celery sends
+#: a message in each round of its loop, which is for each few events.
+EVENTS_PAUSE = 0.1
+
+#: Events in a message, at most; each has some 300 bytes.
+EVENTS_AT_ONCE = 1000
 
 #: Seconds before a message that cannot be parked goes back: it comes again at once.
 GIVE_BACK_PAUSE = 1.0
@@ -56,6 +69,11 @@ class Consumer(CelerysConsumer):
         # of revoked tasks, and of elections. We have neither.
         alone = {"without_mingle": True, "without_gossip": True}
         super().__init__(*args, **{**kwargs, **alone})
+        #: Acknowledgements and rejections, until the loop comes to them.
+        self._answers: deque[Callable[[], Any]] = deque()
+        self._answer_soon = promise(self._answer)
+        #: When the events that wait are sent, by the monotonic clock.
+        self._events_go_at = 0.0
 
     def connect(self) -> Any:
         """Connect, and declare the topology before anything is consumed."""
@@ -67,7 +85,8 @@ class Consumer(CelerysConsumer):
             logger.error("%s: %s", topology.source, refusal)
             if refusal.code == 404 and refusal.name == self.app.oops.queue:
                 raise WorkerShutdown(1)
-        incoming.as_they_come(connection.default_channel)
+        self._acknowledger = Acknowledger(connection.default_channel)
+        incoming.as_they_come(connection.default_channel, self._acknowledger)
         return connection
 
     def connection_for_write(self, url: Any = None, heartbeat: Any = None) -> Any:
@@ -79,9 +98,36 @@ class Consumer(CelerysConsumer):
         green = getattr(self.pool, "is_green", False)
         return super().connection_for_write(url, 0 if green else heartbeat)
 
+    def call_soon_ack(self, answer: Callable[..., Any], *args: Any, **_: Any) -> Any:
+        """Acknowledge or reject a message, together with those that are next."""
+        if not self.hub:
+            return super().call_soon_ack(answer, *args)
+        self._answers.append(partial(answer, *args))
+        return self.hub.call_soon(self._answer_soon)
+
+    def _answer(self) -> None:
+        with self._acknowledger.together():
+            while self._answers:
+                self._answers.popleft()()
+
+    def on_send_event_buffered(self) -> None:
+        """Send the events that wait, in a moment."""
+        now = time.monotonic()
+        if self.hub and now > self._events_go_at:
+            self._events_go_at = now + EVENTS_PAUSE
+            self.hub.call_later(EVENTS_PAUSE, self._flush_events)
+
+    def stop(self) -> None:
+        """Send the events that wait, and stop."""
+        with suppress(*self.connection_errors):
+            self._flush_events()
+        super().stop()
+
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[..., None]:
         """Return the function that is called with each message."""
         handle = super().create_task_handler(*args, **kwargs)
+        if self.event_dispatcher:
+            self.event_dispatcher.buffer_limit = EVENTS_AT_ONCE
 
         def on_message(message: Message) -> None:
             try:

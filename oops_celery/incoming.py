@@ -16,6 +16,8 @@ import kombu.transport.pyamqp
 from amqp.method_framing import frame_handler
 from amqp.serialization import decode_properties_basic, dumps
 
+from oops_celery.acknowledging import Acknowledger
+
 #: The header of a message whose properties could not be read: why.
 UNREADABLE = "oops-unreadable"
 
@@ -39,15 +41,20 @@ def readable_frames(
     handle = frame_handler(connection, callback, **options)
 
     def on_frame(frame: tuple[int, int, bytes]) -> bool:
-        kind, channel, payload = frame
-        if kind == _CONTENT_HEADER:
-            frame = kind, channel, _readable(payload)
-        return handle(frame)  # type: ignore[no-any-return]
+        try:
+            return handle(frame)  # type: ignore[no-any-return]
+        except Exception:
+            kind, channel, payload = frame
+            readable = _readable(payload) if kind == _CONTENT_HEADER else payload
+            if readable is payload:
+                raise
+        return handle((kind, channel, readable))  # type: ignore[no-any-return]
 
     return on_frame
 
 
 def _readable(payload: bytes) -> bytes:
+    """Return properties that can be read: those given, where they can."""
     try:
         decode_properties_basic(payload, _FIXED_PART)
     except Exception as error:  # of many kinds
@@ -65,10 +72,29 @@ class Message(kombu.transport.pyamqp.Message):
         headers = msg.properties.pop("application_headers", None) or {}
         super().__init__(msg, channel, **kwargs)
         self.headers = headers
+        #: Set for those of a channel that acknowledges many at once.
+        self._acknowledger: Acknowledger | None = getattr(channel, "acknowledger", None)
+        if self._acknowledger is not None:
+            self._acknowledger.came(self.delivery_tag)
+
+    def ack(self, multiple: bool = False) -> None:
+        """Acknowledge it."""
+        if self._acknowledger is None or self.acknowledged:
+            super().ack(multiple)
+        else:
+            self._acknowledger.acknowledge(self.delivery_tag)
+            self._state = "ACK"
+
+    def reject(self, requeue: bool = False) -> None:
+        """Reject it; with `requeue` it goes back to its queue."""
+        super().reject(requeue)
+        if self._acknowledger is not None:
+            self._acknowledger.rejected(self.delivery_tag)
 
 
-def as_they_come(channel: Any) -> None:
+def as_they_come(channel: Any, acknowledger: Acknowledger | None = None) -> None:
     """Have a channel give messages of any kind, with their bodies untouched."""
     if isinstance(channel, kombu.transport.pyamqp.Channel):
         channel.auto_decode = False  # a body that says utf-8 may hold anything
         channel.Message = Message
+        channel.acknowledger = acknowledger

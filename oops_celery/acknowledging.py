@@ -1,0 +1,66 @@
+"""Acknowledging many messages of a channel with one frame, where their order allows.
+
+A frame for each message is a system call for each: a sixth of what a report costs the
+worker's main process.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import inf
+from typing import Any
+
+
+class Acknowledger:
+    """Acknowledges the messages of one channel.
+
+    ``basic.ack`` with ``multiple`` means a message and all before it (AMQP 0-9-1,
+    basic.ack): so it is used where all of them are done with.
+
+    Args:
+        channel: The channel; its delivery tags grow.
+    """
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        #: Delivery tags of the messages that are not done with, in their order.
+        self._at_work: dict[int, None] = {}
+        #: Those that the broker will be told about together.
+        self._held: list[int] = []
+        self._holding = False
+
+    def came(self, tag: int) -> None:
+        """Know of a message."""
+        self._at_work[tag] = None
+
+    def rejected(self, tag: int) -> None:
+        """Know of a message that was not acknowledged, but rejected."""
+        self._at_work.pop(tag, None)
+
+    def acknowledge(self, tag: int) -> None:
+        """Acknowledge a message: at once, or at the end of `together`."""
+        self._at_work.pop(tag, None)
+        self._held.append(tag)
+        if not self._holding:
+            self._flush()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Acknowledge what is acknowledged meanwhile with as few frames as can be."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+            self._flush()
+
+    def _flush(self) -> None:
+        held, self._held = sorted(self._held), []
+        first = next(iter(self._at_work), inf)
+        before = bisect(held, first)
+        if before:
+            self._channel.basic_ack(held[before - 1], multiple=True)
+        for tag in held[before:]:
+            self._channel.basic_ack(tag)
