@@ -186,7 +186,12 @@ def task_options(
         task_id, name, argsrepr=argsrepr, kwargsrepr="{}", **more
     )
     return {
-        "headers": message.headers,
+        # What says nothing would only have to be packed and unpacked, on both ways.
+        "headers": {
+            key: value
+            for key, value in message.headers.items()
+            if value is not None and value not in ({}, [None, None])
+        },
         "content_type": wire.CONTENT_TYPE,
         "content_encoding": wire.CONTENT_ENCODING,
         "delivery_mode": 2,  # persistent
