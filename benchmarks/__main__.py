@@ -1,0 +1,197 @@
+"""`make bench`: the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.bench import Bench
+from benchmarks.reports import SIZES
+
+#: Reports of each size that are published, and received, in a round.
+PUBLISHED = {"3 KB": 2000, "32 KB": 500, "256 KB": 100}
+RECEIVED = {"3 KB": 10_000, "32 KB": 3_000}
+
+Row = tuple[str, str, float, str]
+
+
+def publishing(bench: Bench, rounds: int) -> list[Row]:
+    """Publish one by one, and many."""
+    rows: list[Row] = []
+    contenders = ("oops_amqp", "ours_unconfirmed", "bare_unconfirmed", "ours", "bare")
+    for size in SIZES:
+        found = bench.publishing(contenders, size, PUBLISHED[size], rounds)
+        rows += [(name, size, found[name] * 1e6, "µs") for name in contenders]
+        rows += [
+            ratio(size, "oops_amqp / ours_unconfirmed", found),
+            ratio(size, "ours / bare", found),
+            ratio(size, "oops_amqp / ours", found),
+        ]
+    found = bench.publishing(("ours_many", "bare_many"), "3 KB", 10_000, rounds)
+    rows += [(name, "3 KB", 1 / found[name], "/s") for name in found]
+    return [*rows, ratio("3 KB", "bare_many / ours_many", found)]
+
+
+def receiving(bench: Bench, rounds: int) -> list[Row]:
+    """Take reports from the queue into a DateDirRepo."""
+    rows: list[Row] = []
+    for size, count in RECEIVED.items():
+        found: dict[str, list[float]] = {"oops_amqp_receiver": [], "worker": []}
+        for _ in range(rounds):
+            found["oops_amqp_receiver"].append(bench.oops_amqp_receiver(size, count))
+            found["worker"].append(bench.worker(size, count))
+        bench.fill(size, count)
+        rates = {
+            **{name: statistics.median(values) for name, values in found.items()},
+            "bare_consumer": 1 / bench.run("bare_consumer", size, count),
+        }
+        with bench.repository() as folder:
+            seconds = bench.run("repository", size, count, folder=str(folder))
+        rates["repository"] = 1 / seconds
+        rows += [(name, size, value, "/s") for name, value in rates.items()]
+        rows.append(ratio(size, "worker / oops_amqp_receiver", rates))
+    return rows
+
+
+def backlog(bench: Bench, rounds: int) -> list[Row]:
+    """Take reports from a short queue and from a long one; with two workers."""
+    counts = (1000, 100_000)
+    rates = {
+        f"{count} waiting": statistics.median(
+            bench.worker("3 KB", count) for _ in range(rounds if count == 1000 else 1)
+        )
+        for count in counts
+    }
+    for workers in (1, 2):
+        rates[f"{workers} of 2 processes"] = statistics.median(
+            bench.worker("3 KB", RECEIVED["3 KB"], workers) for _ in range(rounds)
+        )
+    rows: list[Row] = [(name, "3 KB", value, "/s") for name, value in rates.items()]
+    return [
+        *rows,
+        ratio("3 KB", "100000 waiting / 1000 waiting", rates),
+        ratio("3 KB", "2 of 2 processes / 1 of 2 processes", rates),
+    ]
+
+
+def latency(bench: Bench, rounds: int) -> list[Row]:
+    """From publishing a report to its file, with nothing else to do."""
+    seconds = bench.latency(100 * rounds)
+    return [
+        ("median", "3 KB", statistics.median(seconds) * 1e3, "ms"),
+        ("99 %", "3 KB", seconds[int(len(seconds) * 0.99)] * 1e3, "ms"),
+    ]
+
+
+def resources(bench: Bench, rounds: int) -> list[Row]:
+    """Memory, and times to start."""
+    memory = bench.memory("3 KB", (1000, 20_000))
+    python = sys.executable
+    return [
+        *(
+            (f"worker after {count}", "3 KB", value, "MB")
+            for count, value in memory.items()
+        ),
+        ("worker start to first file", "", bench.seconds_to_ready(rounds), "s"),
+        *(
+            (f"import {name}", "", bench.seconds_of(command, rounds) * 1e3, "ms")
+            for name, command in {
+                "nothing": [python, "-c", ""],
+                "celery": [python, "-c", "import celery"],
+                "oops_celery": [python, "-c", "import oops_celery"],
+                "its publisher": [python, "-c", "import oops_celery.publishing"],
+            }.items()
+        ),
+    ]
+
+
+def ratio(size: str, of: str, values: dict[str, float]) -> Row:
+    """Return the ratio of two contenders' values: `one / other`."""
+    one, other = of.split(" / ")
+    return (of, size, values[one] / values[other], "x")
+
+
+SECTIONS: dict[str, Callable[[Bench, int], list[Row]]] = {
+    one.__name__: one for one in (publishing, receiving, backlog, latency, resources)
+}
+
+
+@click.command()
+@click.option(
+    "--old-python",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="The Python of an environment that has oops-amqp and oops-datedir-repo.",
+)
+@click.option("--rounds", default=5, show_default=True, help="Of each; medians count.")
+@click.option(
+    "--only",
+    type=click.Choice(list(SECTIONS)),
+    multiple=True,
+    help="A part of it; may be given several times.",
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs, with versions.")
+def main(old_python: Path, rounds: int, only: tuple[str, ...], as_json: bool) -> None:
+    r"""Measure oops-celery against oops-amqp and against the limits, in one run.
+
+    \b
+    Example:
+      make bench
+      make bench BENCH="--only publishing --rounds 3"
+    """
+    progress = Console(stderr=True)
+    bench = Bench(old_python.absolute())
+    results: dict[str, list[Row]] = {}
+    try:
+        for name in only or SECTIONS:
+            progress.print(f"{name} ...")
+            results[name] = SECTIONS[name](bench, rounds)
+            if not as_json:
+                show(name, results[name])
+    except KeyboardInterrupt:
+        progress.print("stopped")
+        sys.exit(130)
+    finally:
+        bench.close()
+    if as_json:
+        click.echo(json.dumps({**about(), "results": results}, indent=2))
+    else:
+        click.echo(", ".join(f"{key} {value}" for key, value in about().items()))
+
+
+def show(name: str, rows: list[Row]) -> None:
+    """Print a table."""
+    table = Table(title=name, title_justify="left")
+    for column in ("what", "size", "value", ""):
+        table.add_column(column, justify="right" if column == "value" else "left")
+    for what, size, value, unit in rows:
+        digits = 2 if unit in ("x", "s", "ms") else 0
+        style = "bold" if unit == "x" else ""
+        table.add_row(what, size, f"{value:,.{digits}f}", unit, style=style)
+    Console().print(table)
+
+
+def about() -> dict[str, Any]:
+    """Say what it ran on."""
+    names = ("celery", "kombu", "amqp", "pymongo", "oops-amqp", "oops-datedir-repo")
+    return {
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "Python": platform.python_version(),
+        **{name: version(name) for name in names},
+    }
+
+
+if __name__ == "__main__":
+    main(prog_name="make bench --")

@@ -1,0 +1,219 @@
+"""Each contender, run as a program of its own: `python contenders.py NAME SETTINGS`.
+
+It prints what it measured as JSON. Those of oops-amqp run in an environment that has
+oops-amqp as pip installs it; so everything else is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from reports import reports
+
+#: Reports before the clock starts: connections are open, code is loaded.
+WARM_UP = 50
+
+Settings = dict[str, Any]
+
+
+def items_of(at: Settings) -> list[dict[str, Any]]:
+    """Return the reports to publish, those of the warm-up first."""
+    return list(reports(at["size"], at["count"] + WARM_UP, at["seed"]))
+
+
+def seconds_for(do: Callable[[Any], Any], items: list[Any]) -> float:
+    """Return the seconds for one item."""
+    for item in items[:WARM_UP]:
+        do(item)
+    started = time.perf_counter()
+    for item in items[WARM_UP:]:
+        do(item)
+    return (time.perf_counter() - started) / (len(items) - WARM_UP)
+
+
+# -- Publishing, one by one -----------------------------------------------------------
+
+
+def oops_amqp(at: Settings) -> float:
+    """oops-amqp's Publisher: unconfirmed, it knows nothing else."""
+    import functools
+
+    import amqp
+    import oops_amqp
+
+    factory = functools.partial(amqp.Connection, host=at["host"])
+    publish = oops_amqp.Publisher(factory, "oopses", "")
+    return seconds_for(publish, items_of(at))
+
+
+def ours(at: Settings) -> float:
+    """Our Publisher: confirmed and routed."""
+    return _ours(at, confirm=True)
+
+
+def ours_unconfirmed(at: Settings) -> float:
+    """Our Publisher with ``confirm=False``."""
+    return _ours(at, confirm=False)
+
+
+def _ours(at: Settings, confirm: bool) -> float:
+    import oops_celery
+
+    publish = oops_celery.Publisher(confirm=confirm)
+    assert publish({"first": 1}), "nothing is published"
+    return seconds_for(publish, items_of(at))
+
+
+def bare(at: Settings) -> float:
+    """The floor: py-amqp sends bytes that are ready, and waits for the confirm."""
+    return _bare(at, confirm=True)
+
+
+def bare_unconfirmed(at: Settings) -> float:
+    """The floor without a confirm."""
+    return _bare(at, confirm=False)
+
+
+def _bare(at: Settings, confirm: bool) -> float:
+    import amqp
+
+    connection = amqp.Connection(host=at["host"], confirm_publish=confirm)
+    connection.connect()
+    channel = connection.channel()
+
+    def publish(body: bytes) -> None:
+        message = amqp.Message(body, delivery_mode=2)
+        channel.basic_publish(message, "oopses", "", mandatory=confirm)
+
+    return seconds_for(publish, bodies(at))
+
+
+def bodies(at: Settings) -> list[bytes]:
+    """Return the reports as they are on the wire."""
+    from oops_celery import wire
+
+    return [wire.encode(report).body for report in items_of(at)]
+
+
+# -- Publishing many ------------------------------------------------------------------
+
+
+def ours_many(at: Settings) -> float:
+    """`publish_many`: each confirmed, many confirms in flight."""
+    import oops_celery
+
+    publisher = oops_celery.Publisher()
+    items = items_of(at)
+    assert all(publisher.publish_many(items[:WARM_UP]))
+    started = time.perf_counter()
+    done = sum(map(len, publisher.publish_many(items[WARM_UP:])))
+    seconds = time.perf_counter() - started
+    assert done == at["count"], "some were not published"
+    return seconds / done
+
+
+def bare_many(at: Settings) -> float:
+    """The floor: a loop of py-amqp with confirms in flight."""
+    import amqp
+
+    connection = amqp.Connection(host=at["host"])
+    connection.connect()
+    channel = connection.channel()
+    channel.confirm_select()
+    confirmed = 0
+
+    def on_ack(tag: int, _: bool) -> None:
+        nonlocal confirmed
+        confirmed = max(confirmed, tag)
+
+    channel.events["basic_ack"].add(on_ack)
+    items = bodies(at)[WARM_UP:]
+    started = time.perf_counter()
+    for sent, body in enumerate(items):
+        message = amqp.Message(body, delivery_mode=2)
+        channel.basic_publish(message, "oopses", "", mandatory=True)
+        while sent - confirmed > 1000:
+            connection.drain_events(timeout=5)
+    while confirmed < len(items):
+        connection.drain_events(timeout=5)
+    return (time.perf_counter() - started) / len(items)
+
+
+# -- Receiving ------------------------------------------------------------------------
+
+
+def oops_amqp_receiver(at: Settings) -> float:
+    """oops-amqp's Receiver into a DateDirRepo; ends with the sentinel."""
+    import functools
+
+    import amqp
+    import oops
+    import oops_amqp
+    from oops_datedir_repo import DateDirRepo
+
+    config = oops.Config()
+    config.publisher = DateDirRepo(at["folder"], inherit_id=True).publish
+    factory = functools.partial(amqp.Connection, host=at["host"])
+    receiver = oops_amqp.Receiver(config, factory, "oopses")
+    receiver.sentinel = b"end"
+    receiver.run_forever()
+    return 0.0
+
+
+def bare_consumer(at: Settings) -> float:
+    """A floor: py-amqp takes and acknowledges, and nothing else."""
+    import amqp
+
+    connection = amqp.Connection(host=at["host"])
+    connection.connect()
+    channel = connection.channel()
+    channel.basic_qos(0, 100, False)
+    taken = 0
+
+    def on_message(message: Any) -> None:
+        nonlocal taken
+        taken += 1
+        channel.basic_ack(message.delivery_tag)
+
+    channel.basic_consume("oopses", callback=on_message)
+    started = time.perf_counter()
+    while taken < at["count"]:
+        connection.drain_events(timeout=10)
+    return (time.perf_counter() - started) / taken
+
+
+def repository(at: Settings) -> float:
+    """A floor: decode, and DateDirRepo; no broker."""
+    from oops_celery import receiving, settings, wire
+
+    config = receiving.configured(settings.Settings(repository=at["folder"]))
+    encoded = bodies(at)
+    assert wire.BSON_LIBRARY == "pymongo"
+    return seconds_for(lambda body: receiving.receive(config, body), encoded)
+
+
+CONTENDERS: dict[str, Callable[[Settings], float]] = {
+    one.__name__: one
+    for one in (
+        oops_amqp,
+        ours,
+        ours_unconfirmed,
+        bare,
+        bare_unconfirmed,
+        ours_many,
+        bare_many,
+        oops_amqp_receiver,
+        bare_consumer,
+        repository,
+    )
+}
+
+if __name__ == "__main__":
+    print(json.dumps(CONTENDERS[sys.argv[1]](json.loads(sys.argv[2]))))
