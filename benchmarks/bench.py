@@ -41,7 +41,9 @@ class Bench:
     def __init__(self, old_python: Path) -> None:
         self._old_python = old_python
         self._seed = 0
-        self.folder = Path(tempfile.mkdtemp(prefix="oops-bench-", dir=os.environ.get("BENCH_DIR")))
+        self.folder = Path(tempfile.mkdtemp(prefix="oops-bench-"))
+        #: Where repositories are made.
+        self.disk = self.folder
         self._server = RabbitServer(ctltimeout=60)
         self._server.setUp()
         self.host = f"127.0.0.1:{self._server.config.port}"
@@ -132,7 +134,7 @@ class Bench:
     def repository(self) -> Iterator[Path]:
         """A folder for a DateDirRepo."""
         os.sync()  # nobody pays for what was written, or removed, before
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        folder = Path(tempfile.mkdtemp(dir=self.disk))
         yield folder
         shutil.rmtree(folder)
 
