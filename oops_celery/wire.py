@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from hashlib import md5
+from itertools import chain
 from typing import Any, NamedTuple
 
 import bson
@@ -44,6 +45,10 @@ SUMMARY_WIDTH = 80
 
 #: ``user:password`` in a URL, up to the last @ before its path.
 USERINFO = re.compile(r'(?<=://)[^/?#\s"<>]+(?=@)')
+
+
+#: Most values of a report are of these types, which hold no others.
+_FLAT = {str, int, float, bool, bytes, datetime, type(None)}
 
 
 class Undecodable(ValueError):
@@ -233,16 +238,17 @@ def _encode_any(report: Mapping[str, Any]) -> bytes:
 def _too_deep(report: Mapping[str, Any]) -> bool:
     level: Iterable[Any] = [dict(report)]
     for _ in range(MAX_DEPTH):
-        inner = {}
-        for container in level:
-            values = container.values() if isinstance(container, dict) else container
-            for value in values:
-                if isinstance(value, (dict, list, tuple)):
-                    inner[id(value)] = value  # once, however often it is held
-        if not inner:
+        values = chain.from_iterable(map(_inside, level))
+        # Each once, however often it is held.
+        inner = {id(value): value for value in values if type(value) not in _FLAT}
+        level = [one for one in inner.values() if isinstance(one, (dict, list, tuple))]
+        if not level:
             return False
-        level = list(inner.values())
     return True
+
+
+def _inside(container: Any) -> Iterable[Any]:
+    return container.values() if isinstance(container, dict) else container
 
 
 def _plain(value: Any, depth: int, above: tuple[int, ...]) -> Any:
