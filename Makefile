@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OLD := $(VENV)/oops-amqp
 TESTS ?= tests --ignore tests/faults
 SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help run fail test test-faults soak memory lint worker flower clean setup rabbitmq chromium screenshots
+.PHONY: help run fail test test-faults soak memory bench lint worker flower clean setup rabbitmq chromium screenshots
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -30,6 +31,9 @@ soak: $(READY) rabbitmq  ## Have faults at random, and count the reports: SECOND
 
 memory: $(READY) rabbitmq  ## Measure the worker's memory, over 100,000 reports
 	@cd tests && exec $(abspath $(BIN))/python -m faults.memory
+
+bench: $(READY) $(OLD)/.ready rabbitmq  ## Measure against oops-amqp and the limits: BENCH="--only publishing"
+	@$(BIN)/python -m benchmarks --old-python $(OLD)/bin/python $(BENCH)
 
 lint: $(READY)  ## Check style and types
 	$(BIN)/ruff check .
@@ -60,6 +64,12 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
 		--force-reinstall --no-deps pymongo
 	@touch $(READY)
+
+$(OLD)/.ready: $(READY)
+	@echo "Setting up $(OLD), with oops-amqp as pip installs it ..."
+	@$(PYTHON) -m venv $(OLD)
+	@$(OLD)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt oops-amqp oops-datedir-repo
+	@touch $@
 
 rabbitmq:
 	@tests/install-rabbitmq

@@ -27,6 +27,9 @@ HERE = Path(__file__).parent
 #: Files of the repository before the clock starts: the worker has found its pace.
 WARM_UP = 0.1
 
+#: A file system in memory, on Linux.
+MEMORY = Path("/dev/shm")
+
 #: Seconds that a contender may take.
 PATIENCE = 600
 
@@ -43,7 +46,7 @@ class Bench:
         self._seed = 0
         self.folder = Path(tempfile.mkdtemp(prefix="oops-bench-"))
         #: Where repositories are made.
-        self.disk = self.folder
+        self._repositories = self.folder
         self._server = RabbitServer(ctltimeout=60)
         self._server.setUp()
         self.host = f"127.0.0.1:{self._server.config.port}"
@@ -117,10 +120,20 @@ class Bench:
         self.fill(size, count)
         with amqp.Connection(host=self.host) as connection:
             connection.channel().basic_publish(amqp.Message(b"end"), "oopses", "")
+        return self._rate_of(["oops_amqp_receiver"], size, count)
+
+    def bare_receivers(self, size: str, count: int) -> float:
+        """Return the reports that the least there can be stores, in 2 processes."""
+        self.fill(size, count)
+        return self._rate_of(["bare_receiver"] * 2, size, count)
+
+    def _rate_of(self, names: list[str], size: str, count: int) -> float:
         with self.repository() as folder:
-            self._finish(
-                self._start("oops_amqp_receiver", size, count, folder=str(folder))
-            )
+            started = [
+                self._start(name, size, count, folder=str(folder)) for name in names
+            ]
+            for process in started:
+                self._finish(process)
             return rate(folder, count)
 
     def worker(self, size: str, count: int, workers: int = 1) -> float:
@@ -131,10 +144,20 @@ class Bench:
             return rate(folder, count)
 
     @contextmanager
+    def in_memory(self, wanted: bool = True) -> Iterator[None]:
+        """Make repositories in memory: the pace of a disk changes all the time."""
+        if wanted and MEMORY.is_dir():
+            self._repositories = MEMORY
+        try:
+            yield
+        finally:
+            self._repositories = self.folder
+
+    @contextmanager
     def repository(self) -> Iterator[Path]:
         """A folder for a DateDirRepo."""
         os.sync()  # nobody pays for what was written, or removed, before
-        folder = Path(tempfile.mkdtemp(dir=self.disk))
+        folder = Path(tempfile.mkdtemp(dir=self._repositories))
         yield folder
         shutil.rmtree(folder)
 
