@@ -47,8 +47,12 @@ SUMMARY_WIDTH = 80
 USERINFO = re.compile(r'(?<=://)[^/?#\s"<>]+(?=@)')
 
 
+#: Bytes of a body in which all bytes are to be expected.
+LONG = 8000
+
 #: Most values of a report are of these types, which hold no others.
-_FLAT = {str, int, float, bool, bytes, datetime, type(None)}
+_FLAT = frozenset({str, int, float, bool, bytes, datetime, type(None)})
+_SEQUENCES = frozenset({list, tuple})
 
 
 class Undecodable(ValueError):
@@ -229,26 +233,32 @@ def _encode_any(report: Mapping[str, Any]) -> bytes:
         body = _dumps(report)
     except Exception:  # whatever a strange value makes of it
         return _dumps(_plain_document(report, 1, ()))
-    # Each level has a marker, 3 or 4: few of those bytes, no need to look closer.
-    if body.count(b"\x03") + body.count(b"\x04") >= MAX_DEPTH and _too_deep(report):
+    # Each level has a marker, 3 or 4: few of those bytes, no need to look closer. A long
+    # body always has enough of them.
+    few = len(body) < LONG and body.count(b"\x03") + body.count(b"\x04") < MAX_DEPTH
+    if not few and _too_deep(report):
         return _dumps(_plain_document(report, 1, ()))
     return body
 
 
 def _too_deep(report: Mapping[str, Any]) -> bool:
-    level: Iterable[Any] = [dict(report)]
+    """Say whether a report that BSON has taken, so a tree, has too many levels."""
+    level: list[Any] = [dict(report)]
     for _ in range(MAX_DEPTH):
-        values = chain.from_iterable(map(_inside, level))
-        # Each once, however often it is held.
-        inner = {id(value): value for value in values if type(value) not in _FLAT}
-        level = [one for one in inner.values() if isinstance(one, (dict, list, tuple))]
-        if not level:
+        kinds = set(map(type, level)) - _FLAT
+        if not kinds:
             return False
+        inner: Iterable[Any] = [value for value in level if type(value) in kinds]
+        if not kinds <= _SEQUENCES:
+            inner = map(_inside, inner)
+        level = list(chain.from_iterable(inner))
     return True
 
 
-def _inside(container: Any) -> Iterable[Any]:
-    return container.values() if isinstance(container, dict) else container
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, (list, tuple)) else ()
 
 
 def _plain(value: Any, depth: int, above: tuple[int, ...]) -> Any:
@@ -295,8 +305,12 @@ def _text(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = USERINFO.sub("**", _text(value)) if isinstance(value, str) else ""
-    return "".join(c if c.isprintable() else "?" for c in text[:SUMMARY_WIDTH])
+    if not isinstance(value, str):
+        return ""
+    text = USERINFO.sub("**", _text(value))[:SUMMARY_WIDTH]
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _body_of(task_body: tuple[Any, ...]) -> bytes:
