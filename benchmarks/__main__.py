@@ -29,16 +29,22 @@ Row = tuple[str, str, float, str]
 def publishing(bench: Bench, rounds: int) -> list[Row]:
     """Publish one by one, and many."""
     rows: list[Row] = []
-    contenders = ("oops_amqp", "ours_unconfirmed", "bare_unconfirmed", "ours", "bare")
+    contenders = (
+        *("oops_amqp", "ours_unconfirmed", "bare_unconfirmed"),
+        *("ours", "bare", "bare_encoded"),
+    )
     for size in SIZES:
-        found = bench.publishing(contenders, size, PUBLISHED[size], rounds)
+        count = bench.count(PUBLISHED[size])
+        found = bench.publishing(contenders, size, count, rounds)
         rows += [(name, size, found[name] * 1e6, "µs") for name in contenders]
         rows += [
             ratio(size, "oops_amqp / ours_unconfirmed", found),
             ratio(size, "ours / bare", found),
+            ratio(size, "ours / bare_encoded", found),
             ratio(size, "oops_amqp / ours", found),
         ]
-    found = bench.publishing(("ours_many", "bare_many"), "3 KB", 10_000, rounds)
+    many = bench.count(10_000)
+    found = bench.publishing(("ours_many", "bare_many"), "3 KB", many, rounds)
     rows += [(name, "3 KB", 1 / found[name], "/s") for name in found]
     return [*rows, ratio("3 KB", "bare_many / ours_many", found)]
 
@@ -52,7 +58,7 @@ def receiving(bench: Bench, rounds: int) -> list[Row]:
             for _ in range(rounds):
                 for name in ("oops_amqp_receiver", "worker", "bare_receivers"):
                     with bench.in_memory(where == "memory"):
-                        rate = getattr(bench, name)(size, count)
+                        rate = getattr(bench, name)(size, bench.count(count))
                     found.setdefault(name, []).append(rate)
             rates = {name: statistics.median(values) for name, values in found.items()}
             label = f"{size}, {where}"
@@ -70,11 +76,12 @@ def backlog(bench: Bench, rounds: int) -> list[Row]:
     with bench.in_memory():
         for count, times in ((1000, rounds), (100_000, 1)):
             rates[f"{count} waiting"] = statistics.median(
-                bench.worker("3 KB", count) for _ in range(times)
+                bench.worker("3 KB", bench.count(count)) for _ in range(times)
             )
+        count = bench.count(RECEIVED["3 KB"])
         for workers in (1, 2):
             rates[f"workers: {workers}"] = statistics.median(
-                bench.worker("3 KB", RECEIVED["3 KB"], workers) for _ in range(rounds)
+                bench.worker("3 KB", count, workers) for _ in range(rounds)
             )
     label = "3 KB, memory"
     rows: list[Row] = [(name, label, value, "/s") for name, value in rates.items()]
@@ -87,7 +94,7 @@ def backlog(bench: Bench, rounds: int) -> list[Row]:
 
 def latency(bench: Bench, rounds: int) -> list[Row]:
     """From publishing a report to its file, with nothing else to do."""
-    seconds = bench.latency(100 * rounds)
+    seconds = bench.latency(bench.count(100 * rounds))
     return [
         ("median", "3 KB, disk", statistics.median(seconds) * 1e3, "ms"),
         ("99 %", "3 KB, disk", seconds[int(len(seconds) * 0.99)] * 1e3, "ms"),
@@ -96,7 +103,7 @@ def latency(bench: Bench, rounds: int) -> list[Row]:
 
 def resources(bench: Bench, rounds: int) -> list[Row]:
     """Memory, and times to start."""
-    memory = bench.memory("3 KB", (1000, 20_000))
+    memory = bench.memory("3 KB", (bench.count(1000), bench.count(20_000)))
     python = sys.executable
     return [
         *(
@@ -136,13 +143,21 @@ SECTIONS: dict[str, Callable[[Bench, int], list[Row]]] = {
 )
 @click.option("--rounds", default=5, show_default=True, help="Of each; medians count.")
 @click.option(
+    "--scale",
+    default=1.0,
+    show_default=True,
+    help="Times the usual number of reports; under 1 it says little.",
+)
+@click.option(
     "--only",
     type=click.Choice(list(SECTIONS)),
     multiple=True,
     help="A part of it; may be given several times.",
 )
 @click.option("--json", "as_json", is_flag=True, help="For programs, with versions.")
-def main(old_python: Path, rounds: int, only: tuple[str, ...], as_json: bool) -> None:
+def main(
+    old_python: Path, rounds: int, scale: float, only: tuple[str, ...], as_json: bool
+) -> None:
     r"""Measure oops-celery against oops-amqp and against the limits, in one run.
 
     \b
@@ -151,7 +166,7 @@ def main(old_python: Path, rounds: int, only: tuple[str, ...], as_json: bool) ->
       make bench BENCH="--only publishing --rounds 3"
     """
     progress = Console(stderr=True)
-    bench = Bench(old_python.absolute())
+    bench = Bench(old_python.absolute(), scale)
     results: dict[str, list[Row]] = {}
     try:
         for name in only or SECTIONS:

@@ -27,6 +27,9 @@ HERE = Path(__file__).parent
 #: Files of the repository before the clock starts: the worker has found its pace.
 WARM_UP = 0.1
 
+#: Reports of a measurement, at least.
+LEAST = 40
+
 #: A file system in memory, on Linux.
 MEMORY = Path("/dev/shm")
 
@@ -39,10 +42,12 @@ class Bench:
 
     Args:
         old_python: The Python that has oops-amqp, and the bson package it brings.
+        scale: Times the usual number of reports.
     """
 
-    def __init__(self, old_python: Path) -> None:
+    def __init__(self, old_python: Path, scale: float = 1.0) -> None:
         self._old_python = old_python
+        self._scale = scale
         self._seed = 0
         self.folder = Path(tempfile.mkdtemp(prefix="oops-bench-"))
         #: Where repositories are made.
@@ -60,6 +65,10 @@ class Bench:
         """End the broker, and remove the folder."""
         self._server.cleanUp()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def count(self, usual: int) -> int:
+        """Return the number of reports in place of the usual one."""
+        return max(int(usual * self._scale), LEAST)
 
     # -- Publishing -------------------------------------------------------------------
 

@@ -95,6 +95,26 @@ def _bare(at: Settings, confirm: bool) -> float:
     return seconds_for(publish, bodies(at))
 
 
+def bare_encoded(at: Settings) -> float:
+    """The floor of what starts with a report: BSON and MD5, then `bare`."""
+    import hashlib
+
+    import amqp
+    import bson
+
+    connection = amqp.Connection(host=at["host"], confirm_publish=True)
+    connection.connect()
+    channel = connection.channel()
+
+    def publish(report: dict[str, Any]) -> None:
+        body = bson.encode(report)
+        hashlib.md5(body).hexdigest()
+        message = amqp.Message(body, delivery_mode=2)
+        channel.basic_publish(message, "oopses", "", mandatory=True)
+
+    return seconds_for(publish, items_of(at))
+
+
 def bodies(at: Settings) -> list[bytes]:
     """Return the reports as they are on the wire."""
     from oops_celery import wire
@@ -203,6 +223,7 @@ CONTENDERS: dict[str, Callable[[Settings], float]] = {
         ours_unconfirmed,
         bare,
         bare_unconfirmed,
+        bare_encoded,
         ours_many,
         bare_many,
         oops_amqp_receiver,
