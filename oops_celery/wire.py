@@ -233,8 +233,8 @@ def _encode_any(report: Mapping[str, Any]) -> bytes:
         body = _dumps(report)
     except Exception:  # whatever a strange value makes of it
         return _dumps(_plain_document(report, 1, ()))
-    # Each level has a marker, 3 or 4: few of those bytes, no need to look closer. A long
-    # body always has enough of them.
+    # Each level has a marker, 3 or 4: few of those bytes, no need to look closer. In a
+    # long body there are always enough of them.
     few = len(body) < LONG and body.count(b"\x03") + body.count(b"\x04") < MAX_DEPTH
     if not few and _too_deep(report):
         return _dumps(_plain_document(report, 1, ()))
