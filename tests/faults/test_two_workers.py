@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import eventually
 
+from faults.breaking import wait_for_told
 from faults.nodes import Setup
 from faults.processes import PATIENCE
 
@@ -43,6 +44,7 @@ def test_one_is_frozen_until_the_broker_drops_it(celery_setup: Setup) -> None:
         celery_setup.load.stop()
         celery_setup.settle().assert_nothing_lost()  # without the frozen one
     celery_setup.load.start(RATE)
+    wait_for_told(celery_setup, "returned", 100)
     received = first.logs().count(" received")
     eventually(lambda: first.logs().count(" received") > received, PATIENCE)
     celery_setup.load.stop()
