@@ -18,7 +18,7 @@ run: $(READY)  ## See it work: errors raised, reported, kept and shown; Ctrl-C e
 	@$(BIN)/python -m examples.tour
 
 fail: $(READY)  ## Fail once more, while `make run` runs in another terminal
-	@CELERY_CONFIG_MODULE=$(if $(RABBITMQ_URL),$(or $(CELERY_CONFIG_MODULE),celeryconfig),examples.embedded) $(BIN)/python -m examples.shop
+	@$(BIN)/python -m examples.shop
 
 test: $(READY) rabbitmq chromium  ## Run all tests, against private RabbitMQ nodes
 	$(BIN)/python -m pytest $(TESTS)

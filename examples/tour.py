@@ -26,7 +26,10 @@ from oops_celery.wire import Undecodable, decode
 
 VAR = Path("var")
 REPOSITORY = VAR / "oopses"
+#: Tells commands in other terminals, by celeryconfig.py, that the broker is a folder.
+EMBEDDED = VAR / "embedded.pid"
 FLOWER_PORT = 5555
+COMMAND = ".venv/bin/oops-celery"
 
 #: Seconds that each step may take.
 PATIENCE = 60
@@ -96,6 +99,7 @@ def main() -> int:
             console.print("\nEnding the worker and Flower ...")
         for service in services:
             service.stop()
+        EMBEDDED.unlink(missing_ok=True)
         console.print("Ended.")
 
 
@@ -110,6 +114,7 @@ def choose_broker() -> None:
         console.print(f"Broker: {hide_password(url)}", markup=False)
         return
     os.environ["CELERY_CONFIG_MODULE"] = "examples.embedded"
+    EMBEDDED.write_text(str(os.getpid()))
     console.print(
         "Broker: the folder ./var/broker. It needs no server; it is for one machine "
         "and for trying out.\n        For RabbitMQ: "
@@ -149,9 +154,11 @@ def show(services: list[Service]) -> None:
         f"All {len(reports)} reports were published, taken by the worker, stored, "
         "and found in Flower by their id.\n"
         "\n"
-        "What next:\n"
+        "What next, in another terminal:\n"
         f"  look at them         http://localhost:{port}/tasks\n"
-        "  fail once more       make fail   (in another terminal)\n"
+        f"  look at one          {COMMAND} show {reports[0][1]}\n"
+        f"  watch them come      {COMMAND} trace\n"
+        "  fail once more       make fail\n"
         "  in your application  config.publisher = oops_celery.publisher\n"
         "  on your servers      RABBITMQ_URL=amqp://... celery -A oops_celery worker\n"
         "Ctrl-C ends the worker and Flower; the reports stay in ./var/oopses."

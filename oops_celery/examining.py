@@ -133,6 +133,9 @@ def examine_broker(
             f"{name} is for trying out: only a RabbitMQ can be looked at",
             "set RABBITMQ_URL",
         )
+        if ping:
+            yield _examine_workers(app, link, 0, enough=1)
+        link.close()
         return
     try:
         known = link.raw.server_properties
@@ -205,13 +208,13 @@ class _Enough(Exception):
     """As many workers have answered as there can be."""
 
 
-def _examine_workers(app: App, link: Link, consumers: int) -> Finding:
+def _examine_workers(app: App, link: Link, consumers: int, enough: int = 0) -> Finding:
     heard: list[str] = []
 
     def on_reply(reply: dict[str, Any]) -> None:
         # Every Celery worker of the virtual host answers, other applications' too.
         heard.extend(name for name, tasks in reply.items() if TASK_NAME in tasks)
-        if len(heard) >= consumers > 0:
+        if len(heard) >= (consumers or enough) > 0:
             raise _Enough
 
     try:

@@ -24,6 +24,7 @@ from oops_celery import wire
 def checkout(tmp_path: Path) -> Path:
     """The files that the tour needs, in a folder of its own."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    shutil.copy(ROOT / "celeryconfig.py", tmp_path)
     return tmp_path
 
 
@@ -83,6 +84,69 @@ def test_every_report_that_is_shown_is_real(
     assert "it is for one machine and for trying out" in text
     assert "RABBITMQ_URL=amqp://" in text
     assert_shown_reports_are_real(text, checkout)
+
+
+def test_commands_in_another_terminal_look_at_it(
+    tour: subprocess.Popen[str], checkout: Path
+) -> None:
+    text = read_until(tour, "Ctrl-C ends")
+    ids = re.findall(r"id +(\S+)", text)
+
+    def command(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "oops_celery.cli", *words],
+            cwd=checkout,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert json.loads(command("show", ids[0], "--json"))["id"] == ids[0]
+    checks = json.loads(command("doctor", "--json"))["checks"]
+    assert {one["check"]: one["state"] for one in checks} == {
+        "broker": "unknown",
+        "workers": "ok",
+        "bson": "ok",
+        "repository": "ok",
+    }
+    groups = json.loads(command("report", "--json"))["groups"]
+    assert sum(group["count"] for group in groups) == 4
+
+    trace = subprocess.Popen(
+        [sys.executable, "-m", "oops_celery.cli", "trace"],
+        cwd=checkout,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert trace.stderr is not None
+    assert "Listening" in trace.stderr.readline()
+    shop = subprocess.run(
+        [sys.executable, "-m", "examples.shop"],
+        cwd=checkout,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    more = re.findall(r"OOPS-\w+", shop.stdout)
+    assert len(more) == 4
+    assert trace.stdout is not None
+    lines = [trace.stdout.readline() for _ in more]
+    assert {re.findall(r"OOPS-\w+", line)[0] for line in lines} == set(more)
+    trace.send_signal(signal.SIGINT)
+    trace.communicate(timeout=30)
+    assert trace.returncode == 0
+    # It was taken from nobody, and nothing is left of it.
+    eventually(lambda: len(list(checkout.glob("var/oopses/*/OOPS-*"))) == 8)
+    assert "trace-" not in (checkout / "var/broker/control/oopses.exchange").read_text()
+    os.kill(tour.pid, signal.SIGINT)
+    tour.communicate(timeout=30)
+    assert not (checkout / "var/embedded.pid").exists()
 
 
 def test_ctrl_c_ends_everything(tour: subprocess.Popen[str]) -> None:

@@ -83,10 +83,11 @@ def broker_name(app: App) -> str:
 
 
 @contextmanager
-def connected(app: App) -> Iterator[Link]:
+def connected(app: App, any_broker: bool = False) -> Iterator[Link]:
     """Connect to a RabbitMQ; what goes wrong there ends the command.
 
-    The link has kombu's connection, on which each wait has an end.
+    The link has kombu's connection, on which each wait has an end. With ``any_broker``
+    it may be one of kombu's other transports: then ``link.raw`` is None.
     """
     from amqp.exceptions import ConnectionError as BrokerError
 
@@ -98,7 +99,7 @@ def connected(app: App) -> Iterator[Link]:
         link = sender.open()
     except Unavailable as error:
         raise CannotTell(f"{name}: {error}") from None
-    if link.raw is None:
+    if link.raw is None and not any_broker:
         raise CannotTell(f"{name}: only a RabbitMQ can be asked; set RABBITMQ_URL")
     try:
         yield link

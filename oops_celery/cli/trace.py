@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from oops_celery.celery import App
+    from oops_celery.sending import Link
 
     #: Texts that a report must have one of, by the element they stand in.
     Filters = dict[str, list[str]]
@@ -140,11 +141,14 @@ def _bodies(app: App, exchange: str, key: str) -> Generator[bytes, None, None]:
     begun = lost = False
     while True:
         try:
-            with connected(app) as link:
-                come = _subscribe(link.raw, exchange, key)
-                _say("listening again" if begun else f"Listening to {place}", begun)
-                begun, lost = True, False
-                yield from _drained(link.raw, come)
+            with connected(app, any_broker=True) as link:
+                listen = _listen if link.raw is not None else _listen_elsewhere
+                for come in listen(app, link, exchange, key):
+                    if come is not None:
+                        yield come
+                        continue
+                    _say("listening again" if begun else f"Listening to {place}", begun)
+                    begun, lost = True, False
         except CannotTell as error:
             if not begun or isinstance(error, _Refused):
                 raise
@@ -152,6 +156,50 @@ def _bodies(app: App, exchange: str, key: str) -> Generator[bytes, None, None]:
                 _say(f"{error.message}; trying again until Ctrl-C", True)
             lost = True
         time.sleep(POLL)
+
+
+def _listen(_: App, link: Link, exchange: str, key: str) -> Iterator[bytes | None]:
+    """Yield None when it begins, then the messages that come."""
+    from oops_celery.adoption import body_of
+
+    raw = link.raw
+    come = _subscribe(raw, exchange, key)
+    yield None
+    while True:
+        with suppress(TimeoutError):
+            raw.drain_events(timeout=POLL)
+        raw.heartbeat_tick()
+        while come:
+            yield body_of(come.popleft())
+
+
+def _listen_elsewhere(
+    app: App, link: Link, exchange: str, key: str
+) -> Iterator[bytes | None]:
+    """Do the same at the broker of ``make run``, and others for trying out."""
+    from uuid import uuid4
+
+    import kombu
+
+    from oops_celery.adoption import body_of
+
+    come: deque[Any] = deque()
+    app.topology.declare(link.connection.channel)
+    with link.connection.channel() as channel:
+        # That broker forgets no queue by itself, and checks no exchange.
+        queue = kombu.Queue(f"trace-{uuid4()}", exchange, key, no_declare=True)
+        channel.queue_declare(queue.name)
+        channel.queue_bind(queue.name, exchange, key)
+        try:
+            with kombu.Consumer(channel, [queue], on_message=come.append, no_ack=True):
+                yield None
+                while True:
+                    with suppress(TimeoutError):
+                        link.connection.drain_events(timeout=POLL)
+                    while come:
+                        yield body_of(come.popleft())
+        finally:
+            channel.queue_delete(queue.name)
 
 
 def _subscribe(raw: Any, exchange: str, key: str) -> deque[Any]:
@@ -176,17 +224,6 @@ def _subscribe(raw: Any, exchange: str, key: str) -> deque[Any]:
     except amqp.ChannelError as error:
         raise _Refused(f"exchange {exchange!r}: {error}") from None
     return come
-
-
-def _drained(raw: Any, come: deque[Any]) -> Iterator[bytes]:
-    from oops_celery.adoption import body_of
-
-    while True:
-        with suppress(TimeoutError):
-            raw.drain_events(timeout=POLL)
-        raw.heartbeat_tick()
-        while come:
-            yield body_of(come.popleft())
 
 
 def _show(body: bytes, filters: Filters, show: Callable[[bytes], None]) -> None:
