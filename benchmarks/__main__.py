@@ -49,6 +49,19 @@ def publishing(bench: Bench, rounds: int) -> list[Row]:
     return [*rows, ratio("3 KB", "bare_many / ours_many", found)]
 
 
+def resubmitting(bench: Bench, rounds: int) -> list[Row]:
+    """Send what a fallback repository has kept."""
+    count = bench.count(10_000)
+    found: dict[str, list[float]] = {"oops_amqp_resubmit": [], "resubmit": []}
+    for _ in range(rounds):
+        for name, values in found.items():
+            values.append(bench.resubmit(name, count))
+            bench.purge()
+    rates = {name: statistics.median(values) for name, values in found.items()}
+    rows: list[Row] = [(name, "3 KB", 1 / value, "/s") for name, value in rates.items()]
+    return [*rows, ratio("3 KB", "oops_amqp_resubmit / resubmit", rates)]
+
+
 def receiving(bench: Bench, rounds: int) -> list[Row]:
     """Take reports from the queue into a DateDirRepo, in memory and on disk."""
     rows: list[Row] = []
@@ -130,7 +143,8 @@ def ratio(size: str, of: str, values: dict[str, float]) -> Row:
 
 
 SECTIONS: dict[str, Callable[[Bench, int], list[Row]]] = {
-    one.__name__: one for one in (publishing, receiving, backlog, latency, resources)
+    one.__name__: one
+    for one in (publishing, resubmitting, receiving, backlog, latency, resources)
 }
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import amqp
 import psutil
+from oops_datedir_repo import DateDirRepo
 from rabbitfixture.server import RabbitServer
 
 import oops_celery
@@ -112,6 +113,26 @@ class Bench:
         if process.returncode:
             raise RuntimeError(f"{process.args} has failed")
         return out
+
+    def resubmit(self, name: str, count: int) -> float:
+        """Return the seconds for a report, from a fallback repository to the broker.
+
+        Args:
+            name: The contender, or ``resubmit``: our command, its start included.
+            count: Reports in the repository.
+        """
+        with self.repository() as folder:
+            self._seed += 1
+            repository = DateDirRepo(str(folder), inherit_id=True)
+            for report in reports("3 KB", count, self._seed):
+                repository.publish(report)
+            if name != "resubmit":
+                return self.run(name, "3 KB", count, folder=str(folder))
+            command = [sys.executable, "-m", "oops_celery.cli", "resubmit", str(folder)]
+            seconds = self.seconds_of(command, 1) / count
+            if files(folder):
+                raise RuntimeError("some reports are still there")
+            return seconds
 
     # -- Receiving --------------------------------------------------------------------
 
@@ -254,7 +275,13 @@ class Bench:
         found = []
         for _ in range(rounds):
             started = time.perf_counter()
-            subprocess.run(command, check=True, env=self._environ, cwd=self.folder)
+            subprocess.run(
+                command,
+                check=True,
+                env=self._environ,
+                cwd=self.folder,
+                stdout=subprocess.DEVNULL,
+            )
             found.append(time.perf_counter() - started)
         return statistics.median(found)
 

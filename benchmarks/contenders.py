@@ -166,6 +166,21 @@ def bare_many(at: Settings) -> float:
     return (time.perf_counter() - started) / len(items)
 
 
+def oops_amqp_resubmit(at: Settings) -> float:
+    """A fallback repository goes to the broker: datedir2amqp's way."""
+    import functools
+
+    import amqp
+    import oops_amqp
+    from oops_datedir_repo import DateDirRepo
+
+    factory = functools.partial(amqp.Connection, host=at["host"])
+    publish = oops_amqp.Publisher(factory, "oopses", "", inherit_id=True)
+    started = time.perf_counter()
+    DateDirRepo(at["folder"], inherit_id=True).republish(publish)
+    return (time.perf_counter() - started) / at["count"]
+
+
 # -- Receiving ------------------------------------------------------------------------
 
 
@@ -226,6 +241,7 @@ CONTENDERS: dict[str, Callable[[Settings], float]] = {
         bare_encoded,
         ours_many,
         bare_many,
+        oops_amqp_resubmit,
         oops_amqp_receiver,
         bare_receiver,
     )

@@ -39,8 +39,6 @@ DEFAULTS: dict[str, Any] = {
     # What an operator's or a consumer's code prints stays as it is.
     "worker_redirect_stdouts": False,
     "worker_consumer": "oops_celery.consumer:Consumer",
-    # For each process a batch at work, and one that waits: see oops_celery/batching.py.
-    "worker_prefetch_multiplier": 64,
     "worker_send_task_events": True,
 }
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import celery.apps.worker
 from celery import signals
+from celery.app.defaults import DEFAULTS as CELERYS_DEFAULTS
 
 from oops_celery import logs
+from oops_celery.batching import MAX_REPORTS
 from oops_celery.celery import App, for_a_person
 from oops_celery.imports import check_imports, guarded, load
 from oops_celery.settings import SettingsError
@@ -30,6 +32,9 @@ class Worker(celery.apps.worker.Worker):
     ``--concurrency`` asks for: so neither keeps the other waiting.
     """
 
+    #: Messages that are prefetched for each place of the pool.
+    prefetch_multiplier: int
+
     def on_before_init(self, **kwargs: Any) -> None:
         """Check what can be checked without a broker."""
         with for_a_person():
@@ -40,6 +45,14 @@ class Worker(celery.apps.worker.Worker):
         """Set logging up, then call the startup handler: nothing is connected yet."""
         super().on_init_blueprint()
         logs.escape_all()
+        setting = "worker_prefetch_multiplier"
+        usual = self.prefetch_multiplier == CELERYS_DEFAULTS[setting]
+        if (
+            usual
+            and setting not in self.app.oops.celery
+            and self.pool_cls.uses_semaphore
+        ):
+            self.prefetch_multiplier = 2 * MAX_REPORTS  # a batch at work, and the next
         topology = self.app.topology
         self.concurrency += sum(entry.consumer_count for entry in topology.consumers)
         if topology.startup_handler:

@@ -325,6 +325,34 @@ return repository.publish(report)
     eventually(lambda: told() == expected)
 
 
+@pytest.mark.parametrize(
+    ("options", "environ", "expected"),
+    [
+        (["-c", "2"], {}, 2 * 2 * MAX_REPORTS),
+        (["-c", "2"], {"OOPS_WORKER_PREFETCH_MULTIPLIER": "3"}, 6),
+        (["-c", "2", "--prefetch-multiplier", "1"], {}, 2),
+        (["-c", "2", "-P", "threads"], {}, 8),
+    ],
+    ids=["batches", "setting", "option", "threads"],
+)
+def test_a_batch_at_work_and_the_next_are_prefetched(
+    broker: Node,
+    worker: Callable[..., Worker],
+    publish: Publisher,
+    options: list[str],
+    environ: dict[str, str],
+    expected: int,
+) -> None:
+    """Where there are batches, and unless the operator wants it otherwise."""
+    worker(*options, **environ)
+
+    def limits() -> dict[str, str]:
+        table = broker.ctl("list_consumers", "-q", "queue_name", "prefetch_count")
+        return dict(line.split("\t") for line in table.splitlines() if line)
+
+    assert eventually(limits)["oopses"] == str(expected)
+
+
 def test_a_deadly_report_takes_no_neighbour_along(
     broker: Node,
     worker: Callable[..., Worker],
