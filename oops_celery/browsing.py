@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import amqp
 from kombu.exceptions import OperationalError
 
-from oops_celery.sending import Link, Sender, Unavailable
+from oops_celery.link import Link, Unavailable
+from oops_celery.sending import Sender
 from oops_celery.settings import hide_password
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from kombu import Message
 
 from oops_celery import adoption
-from oops_celery.sending import Refused, Sender
+from oops_celery.link import Refused
+from oops_celery.sending import Sender
 
 if TYPE_CHECKING:
     from oops_celery.celery import App

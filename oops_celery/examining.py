@@ -14,9 +14,10 @@ import amqp
 
 from oops_celery import receiving, wire
 from oops_celery.comparing import compare
+from oops_celery.link import Link, Unavailable
 from oops_celery.management import Management, ManagementError
 from oops_celery.publishing import TASK_NAME
-from oops_celery.sending import Link, Sender, Unavailable
+from oops_celery.sending import Sender
 from oops_celery.settings import Settings, SettingsError
 from oops_celery.troubles import trouble
 from oops_celery.watching import consumed_queues, dead_letter_queues, depths

@@ -17,7 +17,8 @@ from amqp.exceptions import ConnectionError as BrokerError
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from oops_celery.sending import Sender, SendError
+from oops_celery.link import SendError
+from oops_celery.sending import Sender
 from oops_celery.watching import Depth, all_queues, dead_letter_queues, depths
 
 if TYPE_CHECKING:

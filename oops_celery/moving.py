@@ -13,7 +13,8 @@ import amqp
 from oops_celery import adoption, deadletters, letters, wire
 from oops_celery.browsing import TIMEOUT, Broker, BrokerError
 from oops_celery.letters import Letter
-from oops_celery.sending import Refused, Sender, SendError, Unavailable
+from oops_celery.link import Refused, SendError, Unavailable
+from oops_celery.sending import Sender
 
 if TYPE_CHECKING:
     from oops_celery.celery import App

@@ -11,7 +11,8 @@ import amqp
 from amqp.exceptions import ChannelError
 from kombu.transport.pyamqp import Channel
 
-from oops_celery.sending import Link, Refused, Sender, SendError, Unavailable
+from oops_celery.link import Link, Refused, SendError, Unavailable
+from oops_celery.sending import Sender
 
 #: Messages that are on their way at once. More are not faster, and it is what the
 #: memory of a broken connection's messages costs.

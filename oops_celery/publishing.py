@@ -13,8 +13,9 @@ from typing import Any
 from celery import Celery
 
 from oops_celery import settings, wire
+from oops_celery.link import Link, Refused, SendError, Unavailable
 from oops_celery.pipelining import send_many
-from oops_celery.sending import Link, Refused, Sender, SendError, Unavailable
+from oops_celery.sending import Sender
 
 #: The name of the task that a report travels as.
 TASK_NAME = "oops_celery.republish"

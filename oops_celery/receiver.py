@@ -13,8 +13,9 @@ import amqp
 from kombu.exceptions import OperationalError
 
 from oops_celery import adoption, deadletters, wire
+from oops_celery.link import Link, SendError
 from oops_celery.receiving import NotTaken, receive
-from oops_celery.sending import Link, Sender, SendError
+from oops_celery.sending import Sender
 
 if TYPE_CHECKING:
     import oops

@@ -10,8 +10,8 @@ from celery.exceptions import Reject, Retry
 
 from oops_celery import deadletters, receiving, wire
 from oops_celery.celery import app
+from oops_celery.link import SendError
 from oops_celery.publishing import TASK_NAME, task_options
-from oops_celery.sending import SendError
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import click
 
 if TYPE_CHECKING:
     from oops_celery.celery import App
+    from oops_celery.link import Link
     from oops_celery.management import Management
-    from oops_celery.sending import Link
     from oops_celery.topology import Topology
 
 #: Seconds that the broker may take to let us in, and for each answer after that.
@@ -91,7 +91,8 @@ def connected(app: App, any_broker: bool = False) -> Iterator[Link]:
     """
     from amqp.exceptions import ConnectionError as BrokerError
 
-    from oops_celery.sending import Sender, Unavailable
+    from oops_celery.link import Unavailable
+    from oops_celery.sending import Sender
 
     name = broker_name(app)
     sender = Sender(app.connection_for_read, TIMEOUT, confirm=False)

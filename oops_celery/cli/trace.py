@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from oops_celery.celery import App
-    from oops_celery.sending import Link
+    from oops_celery.link import Link
 
     #: Texts that a report must have one of, by the element they stand in.
     Filters = dict[str, list[str]]

@@ -1,0 +1,152 @@
+"""One confirmed connection to the broker, on which every wait has a limit."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import amqp
+from amqp.exceptions import MessageNacked
+from kombu import Producer
+from kombu.transport.pyamqp import Channel
+
+#: Seconds a polite goodbye to the broker may take.
+CLOSE_TIMEOUT = 0.5
+
+
+class SendError(Exception):
+    """The message was not taken. It may be sent again."""
+
+
+class Refused(SendError):
+    """The broker works, and did not take this message."""
+
+
+class Unavailable(SendError):
+    """The broker could not be asked, or did not answer in time."""
+
+
+class Link:
+    """One connection with one channel, in confirm mode, used by one thread at a time.
+
+    Args:
+        connection: A `kombu.Connection` or `amqp.Connection`.
+        confirm: Whether the broker confirms each message.
+        timeout: Seconds that connecting, and each answer after it, may take.
+    """
+
+    def __init__(self, connection: Any, confirm: bool, timeout: float) -> None:
+        _connect(connection, timeout)
+        self.confirm = confirm
+        #: py-amqp's connection; None for kombu's other transports.
+        self.raw = self._raw(connection)
+        if self.raw is not None:
+            self.raw.confirm_publish = confirm
+            self.raw.on_blocked = self._on_blocked
+        self.connection = connection  # closed when it is forgotten, so hold it
+        self.returned: Exception | None = None
+        #: Whether the broker has nacked what this channel sent.
+        self.nacked = False
+        self._open_channel()
+
+    def _open_channel(self) -> None:
+        if self.raw is None:
+            self.channel = self.connection.channel()
+        else:
+            # kombu's channel also on a connection of plain py-amqp.
+            self.channel = Channel(self.raw)
+            self.channel.open()
+        on_return = self._on_return if self.raw is not None else None
+        self.producer = Producer(self.channel, auto_declare=False, on_return=on_return)
+
+    @staticmethod
+    def _raw(connection: Any) -> Any:
+        raw = connection
+        if not isinstance(raw, amqp.Connection):
+            raw = connection.connection
+        return raw if isinstance(raw, amqp.Connection) else None
+
+    def _on_return(self, error: Exception, *_: Any) -> None:
+        self.returned = error
+
+    @staticmethod
+    def _on_blocked(reason: str) -> None:
+        # RabbitMQ says this to a connection that publishes under an alarm. The confirm
+        # would come when the alarm is over, which may be days.
+        raise amqp.RecoverableConnectionError(f"blocked by the broker: {reason}")
+
+    def renew_channel(self, timeout: float) -> None:
+        """Go on with a new channel.
+
+        A channel whose first message finds the leader of a quorum queue dead keeps to
+        that node in RabbitMQ 3.10, and is nacked even when there is a new leader.
+        """
+        with self.raw.transport.having_timeout(timeout):
+            self.channel.close()
+            self._open_channel()
+        self.nacked = False
+
+    def publish(self, body: bytes, timeout: float, **options: Any) -> None:
+        """Publish, and wait for the confirm for at most ``timeout`` seconds."""
+        self.returned = None
+        try:
+            self.producer.publish(
+                body,
+                timeout=timeout,
+                confirm_timeout=timeout,
+                # Without confirms, a returned message would be taken for a later one.
+                **{"mandatory": self.confirm, **options},
+            )
+        except MessageNacked:
+            self.nacked = True
+            raise
+        if self.returned is not None:
+            raise Refused(f"no queue took it: {self.returned}")
+
+    def close(self) -> None:
+        """Say goodbye to the broker; wait no longer than a moment."""
+        with suppress(Exception):
+            if self.raw is None:
+                self.connection.release()
+            elif self.raw.connected:
+                self.raw.transport.sock.settimeout(CLOSE_TIMEOUT)
+                self.raw.close()
+        self.drop()
+
+    def drop(self) -> None:
+        """Leave without a word: this connection met trouble."""
+        with suppress(Exception):
+            if self.raw is not None and self.raw.connected:
+                self.raw.transport.sock.settimeout(0)  # no TLS goodbye either
+                self.raw.collect()
+
+    def forget(self) -> None:
+        """Leave a connection that belongs to the parent process to it.
+
+        Closing the file descriptor is all that may be done: any byte sent, or a
+        shutdown of the socket, would end the parent's connection.
+        """
+        with suppress(Exception):
+            self.raw.transport.sock.close()
+
+
+def _connect(connection: Any, timeout: float) -> None:
+    """Connect, with a limit on each wait that has none yet."""
+    if isinstance(connection, amqp.Connection):
+        for name in ("connect_timeout", "read_timeout", "write_timeout"):
+            if getattr(connection, name) is None:
+                setattr(connection, name, timeout)
+        connection.connect()
+        return
+    hosts = len(connection.alt) or 1
+    connection.connect_timeout = (
+        min(connection.connect_timeout or timeout, timeout) / hosts
+    )
+    if connection.transport.driver_name == "py-amqp":
+        connection.transport_options = {
+            "read_timeout": timeout,
+            "write_timeout": timeout,
+            **(connection.transport_options or {}),
+        }
+    # Each host once, without a pause: connect() would sleep for 2 s in between.
+    connection.ensure_connection(max_retries=hosts - 1, interval_start=0)
