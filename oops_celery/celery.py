@@ -164,6 +164,11 @@ class App(Celery):
             return configured(self.oops)
 
     @cached_property
+    def on_amqp(self) -> bool:
+        """Whether the broker speaks AMQP; others know no TTL and no dead letters."""
+        return bool(self.connection_for_write().transport.driver_type == "amqp")
+
+    @cached_property
     def sender(self) -> Sender:
         """Publishes what the worker sends on: retries and dead letters."""
         return Sender(self.connection_for_write, self.oops.publish_timeout)

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 from celery import Celery
@@ -103,10 +104,10 @@ class Publisher:
         """
         if not self._health.may_try():
             return []
-        message = self._message(report)
-        if message is None:
+        encoded = wire.encode(report, self.inherit_id)
+        options = self._options(encoded, report)
+        if options is None:
             return []
-        encoded, options = message
         started = time.monotonic()
         try:
             self._sender.send(encoded.body, **options)
@@ -126,14 +127,27 @@ class Publisher:
             For each report, in order, what a call would return: the id when the broker
             has it. Once the broker is lost for good, the rest is not tried.
         """
+        return self.publish_encoded(
+            (wire.encode(report, self.inherit_id), report) for report in reports
+        )
+
+    def publish_encoded(
+        self, reports: Iterable[tuple[wire.Encoded, Mapping[str, Any]]]
+    ) -> Iterator[list[str]]:
+        """Do as `publish_many` with reports that are encoded already.
+
+        Args:
+            reports: Each as it is sent, and as it is, for the summary.
+        """
         ids: deque[str | None] = deque()
 
         def messages() -> Iterator[tuple[bytes, dict[str, Any]]]:
-            for report in reports:
-                message = self._message(report) if self._health.may_try() else None
-                ids.append(message[0].id if message else None)
-                if message:
-                    yield message[0].body, message[1]
+            for encoded, report in reports:
+                may = self._health.may_try()
+                options = self._options(encoded, report) if may else None
+                ids.append(encoded.id if options else None)
+                if options:
+                    yield encoded.body, options
 
         for error in send_many(self._sender, messages()):
             while (report_id := ids.popleft()) is None:
@@ -146,11 +160,10 @@ class Publisher:
                 yield []
         yield from ([] for _ in ids)
 
-    def _message(
-        self, report: Mapping[str, Any]
-    ) -> tuple[wire.Encoded, dict[str, Any]] | None:
-        """Return the message of a report, with its options; None if it is too large."""
-        encoded = wire.encode(report, self.inherit_id)
+    def _options(
+        self, encoded: wire.Encoded, report: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """Return what goes with a report's body; None if that is too large."""
         if len(encoded.body) > self.max_size:
             logger.error(
                 "%s is not published: it has %d bytes, and %d are allowed (max_size)",
@@ -159,12 +172,22 @@ class Publisher:
                 self.max_size,
             )
             return None
-        options = task_options(
-            self._app, TASK_NAME, encoded.task_id, wire.summary(report)
-        )
-        options["exchange"] = self.exchange_name
-        options["routing_key"] = self.routing_key
-        return encoded, options
+        task_id = encoded.task_id
+        own = {"id": task_id, "root_id": task_id, "argsrepr": wire.summary(report)}
+        return {
+            **self._template,
+            "headers": {**self._template["headers"], **own},
+            "correlation_id": task_id,
+        }
+
+    @cached_property
+    def _template(self) -> dict[str, Any]:
+        """What goes with each report, made by Celery once."""
+        return {
+            **task_options(self._app, TASK_NAME, "", ""),
+            "exchange": self.exchange_name,
+            "routing_key": self.routing_key,
+        }
 
     def close(self) -> None:
         """Close the connections that are not in use; the next report opens one."""

@@ -7,9 +7,8 @@ import os
 import re
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from oops_celery import wire
 from oops_celery.publishing import Publisher
@@ -61,53 +60,74 @@ def resubmit(files: list[Path], publisher: Publisher) -> Iterator[Outcome]:
         The outcome of each file, as it is known.
     """
     outcomes: deque[Outcome] = deque()
-    sent: deque[tuple[Path, IO[bytes]]] = deque()
+    sent: deque[tuple[Path, int]] = deque()
 
-    def reports() -> Iterator[dict[str, Any]]:
+    def reports() -> Iterator[tuple[wire.Encoded, dict[str, Any]]]:
         for path in files:
+            file = None
             try:
                 file = _taken(path)
-            except OSError as error:
-                outcomes.append(Outcome(path, None, error.strerror or str(error)))
-                continue
-            if file is None:
-                continue
-            try:
-                report = wire.decode(file.read())
+                if file is None:
+                    continue
+                report = _encoded(os.read(file, os.fstat(file).st_size))
             except (OSError, wire.Undecodable) as error:
-                file.close()
-                outcomes.append(Outcome(path, None, str(error)))
+                reason = getattr(error, "strerror", None) or str(error)
+                outcomes.append(Outcome(path, None, reason))
+                if file is not None:
+                    os.close(file)
                 continue
             sent.append((path, file))
             yield report
 
     try:
-        for ids in publisher.publish_many(reports()):
+        for ids in publisher.publish_encoded(reports()):
             path, file = sent.popleft()
             if ids:
                 os.unlink(path)
                 outcomes.append(Outcome(path, ids[0]))
             else:
                 outcomes.append(Outcome(path, None, "the broker has not taken it"))
-            file.close()
+            os.close(file)
             yield from _all_of(outcomes)
     finally:
         for _, file in sent:
-            file.close()
+            os.close(file)
     yield from _all_of(outcomes)
 
 
-def _taken(path: Path) -> IO[bytes] | None:
-    """Open a file for this process alone; None where another one has it, or had it."""
-    with suppress(FileNotFoundError):
-        file = path.open("rb")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(file.fileno()).st_nlink:
-                return file
-        except BlockingIOError:
-            pass
-        file.close()
+def _encoded(body: bytes) -> tuple[wire.Encoded, dict[str, Any]]:
+    """Return a report as it is sent: as it is in its file, where it has an id.
+
+    Raises:
+        wire.Undecodable: It is no report.
+    """
+    report = wire.decode(body)
+    report_id = report.get("id")
+    if not isinstance(report_id, str) or not report_id:
+        return wire.encode(report), report
+    return wire.Encoded(report_id, wire.task_id(report_id, body), body), report
+
+
+def _taken(path: Path) -> int | None:
+    """Open a file for this process alone; None where another one has it, or had it.
+
+    Returns:
+        Its file descriptor.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # it may be a pipe
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(file).st_nlink:
+            return file
+    except BlockingIOError:
+        pass
+    except OSError:
+        os.close(file)
+        raise
+    os.close(file)
     return None
 
 

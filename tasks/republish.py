@@ -73,7 +73,7 @@ def _retry_later(task: Task, body: bytes, error: Exception) -> None:
         return _park(task, body, error)
     queue = queues[min(attempts, len(queues)) - 1]
     pause = queue.queue_arguments["x-message-ttl"] / 1000
-    if not _on_amqp():
+    if not app.on_amqp:
         # Other transports know no TTL: Celery's worker holds the report.
         raise task.retry(
             exc=error, countdown=pause, max_retries=None, queue=app.oops.queue
@@ -119,7 +119,3 @@ def _park(task: Task, body: bytes, error: Exception) -> None:
 
 def _first_failed_at(task: Task) -> str:
     return task.request.get(deadletters.FIRST_FAILED_AT) or deadletters.now()
-
-
-def _on_amqp() -> bool:
-    return bool(app.connection_for_write().transport.driver_type == "amqp")

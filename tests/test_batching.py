@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,7 +67,8 @@ class Pool:
 
     def finish(self, seconds: float = 0.0) -> None:
         count = len(self.jobs[0][0])
-        self.end("callback", ([(0, "ok", 0.0)] * count, seconds))
+        result = pickle.dumps((0, "ok", 0.0))
+        self.end("callback", ([result] * count, seconds))
 
     @property
     def at_work(self) -> list[list[str]]:

@@ -15,13 +15,16 @@ from conftest import eventually
 from rich.console import Console
 
 import oops_celery
-from faults.breaking import away, wait_for_log
+from faults.breaking import away
 from faults.load import USUAL
 from faults.nodes import Setup
 from faults.soak import local_setup
 
 #: What the worker's memory may grow by, from a tenth of the reports to all of them.
 ALLOWED = 1.10
+
+#: Reports that are refused before memory is measured.
+REFUSALS = 5000
 
 #: Seconds that all reports may take.
 PATIENCE = 3600.0
@@ -37,6 +40,13 @@ def publish(setup: Setup, count: int) -> None:
     answers = publisher.publish_many(reports)
     assert sum(1 for one in answers if one) == count
     setup.published += count
+
+
+def wait_for_refusals(setup: Setup) -> None:
+    """Wait until so many reports were refused that the memory for that is taken."""
+    log = setup.worker.container.log
+    enough = log.stat().st_size + REFUSALS * 2000  # a traceback has about as much
+    eventually(lambda: log.stat().st_size > enough, PATIENCE)
 
 
 def main() -> int:
@@ -61,7 +71,7 @@ def main() -> int:
             repository.touch()
             for count in (tenth, options.reports - tenth):
                 publish(setup, count)
-                wait_for_log(setup.worker, "NotADirectoryError")
+                wait_for_refusals(setup)
                 waiting = setup.broker.ready_messages()
                 measure(setup, f"repository down, {waiting:,} waiting")
     grown = max(sizes[1] / sizes[0], sizes[3] / sizes[2])
