@@ -57,7 +57,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 		echo "oops-celery needs Python 3.10 or later; $(PYTHON) is older: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	@echo "Setting up $(VENV), once; this takes a minute or two ..."
+	@echo "Setting up $(VENV), once; this takes a minute or two ..." >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@# oops-datedir-repo brings the slow bson package, over PyMongo's: put that back.
@@ -66,7 +66,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 $(OLD)/.ready: $(READY)
-	@echo "Setting up $(OLD), with oops-amqp as pip installs it ..."
+	@echo "Setting up $(OLD), with oops-amqp as pip installs it ..." >&2
 	@$(PYTHON) -m venv $(OLD)
 	@$(OLD)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt oops-amqp oops-datedir-repo
 	@touch $@

@@ -51,15 +51,18 @@ def publishing(bench: Bench, rounds: int) -> list[Row]:
 
 def resubmitting(bench: Bench, rounds: int) -> list[Row]:
     """Send what a fallback repository has kept."""
-    count = bench.count(10_000)
-    found: dict[str, list[float]] = {"oops_amqp_resubmit": [], "resubmit": []}
-    for _ in range(rounds):
-        for name, values in found.items():
-            values.append(bench.resubmit(name, count))
-            bench.purge()
-    rates = {name: statistics.median(values) for name, values in found.items()}
-    rows: list[Row] = [(name, "3 KB", 1 / value, "/s") for name, value in rates.items()]
-    return [*rows, ratio("3 KB", "oops_amqp_resubmit / resubmit", rates)]
+    rows: list[Row] = []
+    for size, usual in RECEIVED.items():
+        count = bench.count(usual)
+        found: dict[str, list[float]] = {"oops_amqp_resubmit": [], "resubmit": []}
+        for _ in range(rounds):
+            for name, values in found.items():
+                values.append(bench.resubmit(name, size, count))
+                bench.purge()
+        seconds = {name: statistics.median(values) for name, values in found.items()}
+        rows += [(name, size, 1 / value, "/s") for name, value in seconds.items()]
+        rows.append(ratio(size, "oops_amqp_resubmit / resubmit", seconds))
+    return rows
 
 
 def receiving(bench: Bench, rounds: int) -> list[Row]:

@@ -114,20 +114,21 @@ class Bench:
             raise RuntimeError(f"{process.args} has failed")
         return out
 
-    def resubmit(self, name: str, count: int) -> float:
+    def resubmit(self, name: str, size: str, count: int) -> float:
         """Return the seconds for a report, from a fallback repository to the broker.
 
         Args:
             name: The contender, or ``resubmit``: our command, its start included.
+            size: A key of `benchmarks.reports.SIZES`.
             count: Reports in the repository.
         """
         with self.repository() as folder:
             self._seed += 1
             repository = DateDirRepo(str(folder), inherit_id=True)
-            for report in reports("3 KB", count, self._seed):
+            for report in reports(size, count, self._seed):
                 repository.publish(report)
             if name != "resubmit":
-                return self.run(name, "3 KB", count, folder=str(folder))
+                return self.run(name, size, count, folder=str(folder))
             command = [sys.executable, "-m", "oops_celery.cli", "resubmit", str(folder)]
             seconds = self.seconds_of(command, 1) / count
             if files(folder):
