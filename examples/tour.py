@@ -183,12 +183,11 @@ def shop_failures() -> list[tuple[str, str]]:
 
 def find(report_id: str) -> Path | None:
     """Return the file of a report: it is named by a hash of its own."""
-    newest = sorted(REPOSITORY.glob("*/OOPS-*"), key=os.path.getmtime, reverse=True)
-    for path in newest[:100]:
+    for path in REPOSITORY.glob("*/OOPS-*"):
         try:
-            if decode(path.read_bytes()).get("id") == report_id:
+            if decode(path.read_bytes()).get("id") == report_id and not path.suffix:
                 return path
-        except (OSError, Undecodable):  # it is just being written
+        except (OSError, Undecodable):  # it is just being written, or renamed
             continue
     return None
 

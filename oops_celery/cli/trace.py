@@ -194,8 +194,12 @@ def _listen_elsewhere(
             with kombu.Consumer(channel, [queue], on_message=come.append, no_ack=True):
                 yield None
                 while True:
-                    with suppress(TimeoutError):
+                    try:
                         link.connection.drain_events(timeout=POLL)
+                    except TimeoutError:
+                        pass
+                    except ValueError as error:  # taken while it was being written
+                        _say(f"a message could not be read: {error}", True)
                     while come:
                         yield body_of(come.popleft())
         finally:
