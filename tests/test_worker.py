@@ -236,6 +236,8 @@ factory = functools.partial(amqp.Connection, host={broker.host!r})
 publisher = oops_amqp.Publisher(factory, "oopses", "")
 for n in range(100):
     print(*publisher({{"type": "ValueError", "n": n, "password": "s3cr3t"}}))
+# Unconfirmed, and without a goodbye, what is on its way may be lost.
+publisher.channels.channel.connection.close()
 """
     old = subprocess.Popen(
         [old_python, "-c", program], stdout=subprocess.PIPE, text=True
