@@ -18,7 +18,7 @@ from celery.app.trace import fast_trace_task, trace_task_ret
 from celery.worker import strategy as celerys
 from celery.worker.request import Request
 
-#: Reports of a batch, at most. More bring nothing: see docs/performance.md.
+#: Reports of a batch, at most: so many are done again when it loses its process.
 MAX_REPORTS = 32
 
 #: Bytes after which a batch takes no further report.

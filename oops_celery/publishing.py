@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from celery import Celery
+from celery.utils.nodenames import anon_nodename
 
 from oops_celery import settings, wire
 from oops_celery.link import Link, Refused, SendError, Unavailable
@@ -174,20 +175,19 @@ class Publisher:
             return None
         task_id = encoded.task_id
         own = {"id": task_id, "root_id": task_id, "argsrepr": wire.summary(report)}
+        own["origin"] = anon_nodename()  # another one after a fork
         return {
             **self._template,
             "headers": {**self._template["headers"], **own},
             "correlation_id": task_id,
+            "exchange": self.exchange_name,
+            "routing_key": self.routing_key,
         }
 
     @cached_property
     def _template(self) -> dict[str, Any]:
         """What goes with each report, made by Celery once."""
-        return {
-            **task_options(self._app, TASK_NAME, "", ""),
-            "exchange": self.exchange_name,
-            "routing_key": self.routing_key,
-        }
+        return task_options(self._app, TASK_NAME, "", "")
 
     def close(self) -> None:
         """Close the connections that are not in use; the next report opens one."""
