@@ -21,10 +21,10 @@ fail: $(READY)  ## Fail once more, while `make run` runs in another terminal
 	@$(BIN)/python -m examples.shop
 
 test: $(READY) rabbitmq chromium  ## Run all tests, against private RabbitMQ nodes
-	$(BIN)/python -m pytest $(OPTIONS) $(TESTS)
+	$(BIN)/python -m pytest $(TESTS) $(OPTIONS)
 
 test-faults: $(READY) rabbitmq  ## Run the tests that kill, freeze and fill up what there is
-	$(BIN)/python -m pytest $(OPTIONS) tests/faults
+	$(BIN)/python -m pytest tests/faults $(OPTIONS)
 
 soak: $(READY) rabbitmq  ## Have faults at random, and count the reports: SECONDS=600 SEED=1
 	@cd tests && exec $(abspath $(BIN))/python -m faults.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
