@@ -7,6 +7,7 @@ of the pool was busy.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import time
 from collections import deque
@@ -30,6 +31,8 @@ MAX_SECONDS = 0.1
 
 #: The part that a batch has in what is known of the seconds for a report.
 WEIGHT = 0.3
+
+logger = logging.getLogger(__name__)
 
 
 def strategy(task: Task, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
@@ -136,7 +139,10 @@ class _Batch:
         results, seconds = done
         self._batching.done(len(results), seconds)
         for request, result in zip(self._requests, results, strict=True):
-            request.on_success(pickle.loads(result))
+            try:
+                request.on_success(pickle.loads(result))
+            except Exception:  # its neighbours have nothing to do with it
+                logger.exception("%s is done, and stays with the broker", request.id)
 
     def _timeout(self, soft: bool, timeout: float) -> None:
         """Leave it to `_lost`, which comes after the hard limit too."""

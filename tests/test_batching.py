@@ -195,6 +195,19 @@ def test_a_lost_process_of_one_report_is_its_own_doing(batch: Any, pool: Pool) -
     assert pool.jobs == []
 
 
+def test_an_end_that_cannot_be_told_is_its_own(
+    batch: Any, pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    requests = [Request(number) for number in range(4)]
+    for request in requests:
+        batch.on_task_request(request)
+    pool.finish()
+    requests[2].on_success = None
+    pool.finish()
+    assert requests[1].said == requests[3].said == [(0, "ok", 0.0)]
+    assert "r2 is done, and stays with the broker" in caplog.text
+
+
 def test_a_revoked_one_is_left_out(batch: Any, pool: Pool, places: Any) -> None:
     for number in range(4):
         batch.on_task_request(Request(number, revoked=number in (1, 3)))
