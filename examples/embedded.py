@@ -13,6 +13,7 @@ for _name in ("messages", "control", "processed"):
 
 OOPS_REPOSITORY = os.path.join("var", "oopses")
 OOPS_BROKER_URL = "filesystem://"
+OOPS_BROKER_TRANSPORT = "examples.folder_broker:Transport"
 OOPS_BROKER_TRANSPORT_OPTIONS = {
     "data_folder_in": str(_FOLDER / "messages"),
     "data_folder_out": str(_FOLDER / "messages"),

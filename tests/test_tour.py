@@ -115,6 +115,35 @@ def test_commands_in_another_terminal_look_at_it(
     groups = json.loads(command("report", "--json"))["groups"]
     assert sum(group["count"] for group in groups) == 4
 
+    trace = subprocess.Popen(
+        [sys.executable, "-m", "oops_celery.cli", "trace"],
+        cwd=checkout,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert trace.stderr is not None
+    assert "Listening" in trace.stderr.readline()
+    shop = subprocess.run(
+        [sys.executable, "-m", "examples.shop"],
+        cwd=checkout,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    more = re.findall(r"OOPS-\w+", shop.stdout)
+    assert len(more) == 4
+    assert trace.stdout is not None
+    lines = [trace.stdout.readline() for _ in more]
+    assert set(re.findall(r"OOPS-\w+", "".join(lines))) == set(more)
+    trace.send_signal(signal.SIGINT)
+    trace.communicate(timeout=30)
+    assert trace.returncode == 0
+    # It was taken from nobody, and nothing is left of it.
+    eventually(lambda: len(list(checkout.glob("var/oopses/*/OOPS-*"))) == 8)
+    assert "trace-" not in (checkout / "var/broker/control/oopses.exchange").read_text()
     os.kill(tour.pid, signal.SIGINT)
     tour.communicate(timeout=30)
     assert not (checkout / "var/embedded.pid").exists()
