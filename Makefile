@@ -9,10 +9,10 @@ TESTS ?= tests --ignore tests/faults
 SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help run fail test test-faults soak memory bench lint worker flower clean setup rabbitmq chromium screenshots
+.PHONY: help run fail test test-faults test-protections soak memory bench lint worker flower clean setup rabbitmq chromium screenshots
 
 help:  ## Say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
 
 run: $(READY)  ## See it work: errors raised, reported, kept and shown; Ctrl-C ends it
 	@$(BIN)/python -m examples.tour
@@ -25,6 +25,9 @@ test: $(READY) rabbitmq chromium  ## Run all tests, against private RabbitMQ nod
 
 test-faults: $(READY) rabbitmq  ## Run the tests that kill, freeze and fill up what there is
 	$(BIN)/python -m pytest tests/faults $(OPTIONS)
+
+test-protections: $(READY) rabbitmq  ## Take out each protection: its tests must fail; ONLY=confirm
+	@cd tests && exec $(abspath $(BIN))/python -m faults.protections --only "$(ONLY)"
 
 soak: $(READY) rabbitmq  ## Have faults at random, and count the reports: SECONDS=600 SEED=1
 	@cd tests && exec $(abspath $(BIN))/python -m faults.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))

@@ -21,6 +21,9 @@ import pytest
 from hypothesis import settings
 from rabbitfixture.server import RabbitServer
 
+# So that a failing assertion there says what it compared.
+pytest.register_assert_rewrite("faults")
+
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 

@@ -23,6 +23,13 @@ Fault = Callable[[Setup, random.Random], None]
 #: Reports that are told of while a fault lasts, before it is mended.
 ENOUGH = 20
 
+#: Reports that a worker with two processes takes from the broker, at most.
+PREFETCHED = 2 * 64
+
+#: What RabbitMQ's log says of a client that is dropped, and a worker's of that.
+MISSED = "missed heartbeats from client"
+LOST = "Connection to broker lost"
+
 
 def wait_for_told(setup: Setup, where: str, more: int = ENOUGH) -> None:
     """Wait until publishers were told "returned" or "fallback" so much more often."""
@@ -94,6 +101,16 @@ def freeze_worker(setup: Setup, chance: random.Random) -> None:
         wait_for_told(setup, "returned", chance.choice([ENOUGH, 10 * ENOUGH]))
 
 
+def freeze_worker_until_dropped(setup: Setup, chance: random.Random) -> None:
+    """SIGSTOP until the broker closes its connection: its reports are free again."""
+    worker = chance.choice(setup.workers)
+    before = setup.broker.logs().count(MISSED)
+    lost = worker.logs().count(LOST)
+    with worker.pause():
+        eventually(lambda: setup.broker.logs().count(MISSED) > before, PATIENCE)
+    wait_for_more(worker, LOST, lost)
+
+
 # The broker.
 
 
@@ -136,10 +153,10 @@ def disk_alarm(setup: Setup, chance: random.Random) -> None:
 
 
 def reset_connections(setup: Setup, chance: random.Random) -> None:
-    before = [one.logs().count("Connection to broker lost") for one in setup.workers]
+    before = [one.logs().count(LOST) for one in setup.workers]
     setup.broker.ctl("close_all_connections", "a fault")
     for worker, count in zip(setup.workers, before):
-        wait_for_more(worker, "Connection to broker lost", count)
+        wait_for_more(worker, LOST, count)
 
 
 def kill_broker_and_worker(setup: Setup, chance: random.Random) -> None:
@@ -236,17 +253,25 @@ def publisher_says_read_only(setup: Setup, chance: random.Random) -> None:
 
 
 def slow_repository(setup: Setup, chance: random.Random) -> None:
-    """Each report takes 0.1 s, and more come than that allows."""
+    """Each report takes 0.1 s, and more come than that allows: the broker has them."""
+
+    def others_wait() -> bool:
+        ready, in_workers = setup.broker.counts()["oopses"]
+        return ready > ENOUGH and in_workers <= PREFETCHED * len(setup.workers)
+
     with order(setup, "slow"):
         setup.wait_for_kept(ENOUGH)
-        wait_for_told(setup, "returned")
+        eventually(others_wait, PATIENCE)
 
 
 def kill_worker_while_repository_is_away(setup: Setup, chance: random.Random) -> None:
     with away(setup) as folder:
         folder.touch()
         wait_for_log(setup.worker, "NotADirectoryError")
+        before = [one.logs().count("NotADirectoryError") for one in setup.workers]
         kill_worker(setup, chance)
+        for worker, count in zip(setup.workers, before):
+            wait_for_more(worker, "NotADirectoryError", count)
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -256,6 +281,7 @@ FAULTS: tuple[Fault, ...] = (
     stop_worker,
     interrupt_worker,
     freeze_worker,
+    freeze_worker_until_dropped,
     kill_broker,
     restart_broker,
     freeze_broker,

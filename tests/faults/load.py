@@ -90,6 +90,7 @@ class Load:
                 self._running.append(
                     subprocess.Popen(
                         command + options,
+                        cwd=self._home,
                         env={**self._environ, **environ},
                         stdout=log,
                         stderr=log,

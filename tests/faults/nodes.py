@@ -77,9 +77,19 @@ class BrokerNode(Pausing, CeleryTestBroker):
                 return False
         except (OSError, amqp.AMQPError):
             return False
-        lines = self.ctl("list_queues", "--no-table-headers", "name", "messages")
-        counts = dict(line.split("\t") for line in lines.splitlines() if "\t" in line)
-        return not any(int(counts.get(queue) or 0) for queue in WORK)
+        return not any(sum(counts) for counts in self.counts().values())
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Return, for each queue of `WORK`, what waits and what workers have."""
+        columns = ("name", "messages_ready", "messages_unacknowledged")
+        lines = self.ctl("list_queues", "--no-table-headers", *columns).splitlines()
+        found = {}
+        for queue, ready, in_workers in (
+            one.split("\t") for one in lines if "\t" in one
+        ):
+            if queue in WORK:
+                found[queue] = int(ready or 0), int(in_workers or 0)
+        return found
 
     def ids(self, *queues: str) -> list[str]:
         """Return the ids of the reports in queues, and leave them there."""

@@ -74,12 +74,18 @@ def test_a_time_limit_ends_what_hangs(celery_setup: Setup) -> None:
 
 @pytest.mark.workers(1, PYTHONPATH=f"{TESTS}:{TESTS}/faults/clock")
 def test_time_jumps(celery_setup: Setup) -> None:
-    """`time.time` of worker and publishers goes a day ahead, then two days back."""
+    """`time.time` of worker and publishers goes a day ahead, then two days back.
+
+    Also while the broker is away, and publishers pause before they ask it again.
+    """
     path = f"{TESTS}:{TESTS}/faults/clock"
     celery_setup.load.start(RATE, PYTHONPATH=path)
     celery_setup.wait_for_kept(50)
     for jump in (86_400, -86_400):
+        celery_setup.broker.kill()
+        wait_for_told(celery_setup, "fallback")
         (celery_setup.home / "clock").write_text(str(jump))
+        celery_setup.broker.restart()
         wait_for_told(celery_setup, "returned", 100)
         celery_setup.wait_for_kept(100)
     celery_setup.load.stop()
