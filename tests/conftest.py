@@ -21,6 +21,11 @@ import pytest
 from hypothesis import settings
 from rabbitfixture.server import RabbitServer
 
+# A shell has what it starts in the background ignore Ctrl-C, and all that descends from
+# it; tests send that signal.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # So that a failing assertion there says what it compared.
 pytest.register_assert_rewrite("faults")
 
