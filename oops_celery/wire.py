@@ -88,6 +88,12 @@ if hasattr(bson, "encode"):
 
 else:
     BSON_LIBRARY = "bson"
+    #: Said of a body that it cannot read.
+    OTHER_LIBRARY = (
+        " (for the pure Python package bson, which cannot read all that PyMongo's "
+        "writes: pip install --force-reinstall --no-deps pymongo, restart the worker, "
+        "oops-celery dead replay)"
+    )
 
     def _dumps(report: Mapping[str, Any]) -> bytes:
         return bson.dumps(report)  # type: ignore[no-any-return]
@@ -108,9 +114,9 @@ def encode(report: Mapping[str, Any], inherit_id: bool = False) -> Encoded:
         inherit_id: Whether to keep the report's own id.
     """
     own_id = report.get("id") if inherit_id else None
-    if own_id:
-        body = _encode_any(report)
-        report_id = own_id if isinstance(own_id, str) else _text(own_id)
+    if _is_true(own_id):
+        report_id = _text(own_id)
+        body = _encode_any({**report, "id": report_id})
         return Encoded(report_id, task_id(report_id, body), body)
     body = _encode_any({key: report[key] for key in report if key != "id"})
     report_id = _hash_id(body)
@@ -127,7 +133,8 @@ def decode(body: bytes) -> dict[str, Any]:
     try:
         return _loads(body)
     except Exception as error:  # each library raises its own kinds
-        raise Undecodable(f"not a BSON document: {_text(error)}") from error
+        hint = "" if BSON_LIBRARY == "pymongo" else OTHER_LIBRARY
+        raise Undecodable(f"not a BSON document: {_text(error)}{hint}") from error
 
 
 def task_id(report_id: str | None, body: bytes) -> str:
@@ -263,14 +270,14 @@ def _inside(value: Any) -> Iterable[Any]:
 
 def _plain(value: Any, depth: int, above: tuple[int, ...]) -> Any:
     """Turn a value into what BSON holds: itself where it can, else its text."""
-    if isinstance(value, (Mapping, list, tuple)):
+    if _is(value, (Mapping, list, tuple)):
         if id(value) in above:
             return "<circular reference>"
         if depth >= MAX_DEPTH:
             return f"<nested deeper than {MAX_DEPTH} levels>"
         above = (*above, id(value))
         try:
-            if isinstance(value, Mapping):
+            if _is(value, Mapping):
                 return _plain_document(value, depth + 1, above)
             return [_plain(item, depth + 1, above) for item in value]
         except Exception:  # a container that cannot even be looped over
@@ -289,7 +296,7 @@ def _plain_document(
     plain: dict[str, Any] = {}
     for key, value in document.items():
         name = _text(key).replace("\x00", "\\x00")
-        if name in plain:  # 1 and "1": keep both
+        while name in plain:  # 1 and "1": keep both
             name = f"{name} ({type(key).__name__})"
         plain[name] = _plain(value, depth, above)
     return plain
@@ -298,14 +305,30 @@ def _plain_document(
 def _text(value: Any) -> str:
     """Return a text for any value, one that UTF-8 can hold."""
     try:
-        text = value if isinstance(value, str) else str(value)
-    except Exception:  # str() runs code of whoever made the value
+        text = value if issubclass(type(value), str) else str(value)
+    except (Exception, SystemExit):  # str() runs code of whoever made the value
         text = f"<unprintable {type(value).__name__} object>"
-    return text.encode("utf-8", "backslashreplace").decode()
+    # By str's own method: that of a subclass may do anything.
+    return str.encode(text, "utf-8", "backslashreplace").decode()
+
+
+def _is(value: Any, kinds: Any) -> bool:
+    """Say whether a value is of a kind. A proxy's may be asked in vain, and raise."""
+    try:
+        return isinstance(value, kinds)
+    except Exception:
+        return False
+
+
+def _is_true(value: Any) -> bool:
+    try:
+        return bool(value)
+    except Exception:
+        return False
 
 
 def _short(value: Any) -> str:
-    if not isinstance(value, str):
+    if not _is(value, str):
         return ""
     text = USERINFO.sub("**", _text(value))[:SUMMARY_WIDTH]
     if text.isprintable():

@@ -9,8 +9,10 @@ import re
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 from decimal import Decimal
 from hashlib import md5
+from typing import Any
 
 import kombu.serialization
 import pytest
@@ -332,3 +334,77 @@ def test_the_pure_python_bson_package_does_as_well(tmp_path) -> None:
     )
     assert done.stdout.startswith("bson {'x': '{2}'} OOPS-")
     assert done.stdout.endswith("\nOOPS-f9082d518031065d1e948548a66a4a05\n")
+
+
+class Evasive:
+    """As Django's request.user is while its database is down: not even to be asked."""
+
+    @property
+    def __class__(self) -> type:
+        raise OSError("database is down")
+
+
+class Text(str):
+    """A text that runs code of its own."""
+
+    def encode(self, *_: object) -> bytes:
+        raise ValueError("no")
+
+
+class Ending:
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+class Undecided(int):
+    def __bool__(self) -> bool:
+        raise ValueError("neither")
+
+
+def test_a_value_that_cannot_be_asked_is_replaced_alone() -> None:
+    user = Evasive()
+    report = {"user": user, "req_vars": {"user": user, "path": "/x"}}
+    decoded = wire.decode(wire.encode(report).body)
+    assert decoded["user"].startswith("<")
+    assert "Evasive" in decoded["user"]
+    assert decoded["req_vars"] == {"user": decoded["user"], "path": "/x"}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Text("a\ud800"),
+        Ending,
+        lambda: [Ending()],
+        lambda: {Evasive(): 1},
+        lambda: {"a": [Evasive()]},
+    ],
+)
+def test_whatever_a_value_does_there_is_an_id(make: Callable[[], Any]) -> None:
+    encoded = wire.encode({"value": make(), "type": make()})
+    assert wire.decode(encoded.body)["id"] == encoded.id
+    wire.summary({"type": make()})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: 5,
+        lambda: "a\ud800b",
+        lambda: Undecided(7),
+        Evasive,
+        lambda: b"x",
+        lambda: [1],
+    ],
+)
+def test_the_id_that_is_returned_is_the_one_that_is_kept(
+    make: Callable[[], Any],
+) -> None:
+    encoded = wire.encode({"id": make(), "k": 1}, inherit_id=True)
+    assert wire.decode(encoded.body)["id"] == encoded.id
+
+
+def test_keys_that_become_one_are_all_kept() -> None:
+    report = {"d": {1: "a", "1": "b", "1 (str)": "c", "1 (int)": "d"}}
+    values = wire.decode(wire.encode(report).body)["d"].values()
+    assert sorted(values) == ["a", "b", "c", "d"]
