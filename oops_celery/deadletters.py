@@ -154,7 +154,7 @@ def send(
         **options["headers"],
         REASON: reason[:MAX_REASON],
         ATTEMPTS: attempts,
-        TRACEBACK: format_traceback(error)[-MAX_TRACEBACK:],
+        TRACEBACK: _shortened(format_traceback(error)),
         QUEUE: queue,
         PARKED_AT: now(),
         PARKED_BY: f"{socket.gethostname()}:{os.getpid()}",
@@ -180,6 +180,14 @@ def park_message(
         },
         error=error,
     )
+
+
+def _shortened(text: str) -> str:
+    """Return a traceback that fits: frames are at its start, the error at its end."""
+    if len(text) <= MAX_TRACEBACK:
+        return text
+    half = MAX_TRACEBACK // 2
+    return f"{text[:half]}\n[{len(text) - 2 * half} characters]\n{text[-half:]}"
 
 
 def format_traceback(error: BaseException | None) -> str:
