@@ -10,6 +10,7 @@ of its own can import oops_celery, and neither disturbs the other.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
 DEFAULT_HEARTBEAT = 120
 
 PREFIX = "OOPS_"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,9 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings from the environment and from ``celeryconfig``.
 
     Raises:
-        SettingsError: A value that cannot be used, or a misspelt ``OOPS_`` name.
+        SettingsError: A value that cannot be used, or an ``OOPS_`` name in
+            ``celeryconfig`` that is no setting. One in the environment may be another
+            program's: it is a warning where it looks misspelt.
     """
     module = _celeryconfig(environ)
     celery_options = dict(flatten(NAMESPACES))
@@ -122,13 +127,19 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         elif key in celery_options:
             celery[key] = value
         else:
-            raise SettingsError(_unknown(name, {*_OWN, *celery_options}))
+            unknown = _unknown(name, {*_OWN, *celery_options})
+            raise SettingsError(f"celeryconfig: {unknown}")
     for name, text in environ.items():
         key = name[len(PREFIX) :].lower() if name.startswith(PREFIX) else ""
         if key in _OWN:
             own[key] = _read(name, text, "environment")
         elif key in celery_options:
             celery[key] = _from_text(name, text, celery_options[key])
+        elif key and _close(name, {*_OWN, *celery_options}):
+            unknown = _unknown(name, {*_OWN, *celery_options})
+            logger.warning("environment: %s", unknown)
+    if "worker_pool" in celery:
+        _check_pool(celery["worker_pool"])
     return Settings(**own, celery=celery, ignored=_ignored(module, celery_options))
 
 
@@ -169,11 +180,27 @@ def _from_text(name: str, text: str, option: Any) -> Any:
         ) from None
 
 
+def _check_pool(name: Any) -> None:
+    """Celery imports whatever is named there, and has a traceback if it cannot."""
+    from celery.concurrency import get_available_pool_names
+
+    known = get_available_pool_names()
+    if name not in known and not {".", ":"} & set(str(name)):
+        raise SettingsError(
+            f"OOPS_WORKER_POOL={name!r}: must be one of {', '.join(known)}, or "
+            "package.module:Class"
+        )
+
+
 def _unknown(name: str, keys: set[str]) -> str:
-    known = [PREFIX + key.upper() for key in keys]
-    close = get_close_matches(name, known, n=1)
+    close = _close(name, keys)
     hint = f"; did you mean {close[0]}?" if close else ""
-    return f"{name} (celeryconfig): there is no such setting{hint}"
+    return f"{name}: there is no such setting{hint}"
+
+
+def _close(name: str, keys: set[str]) -> list[str]:
+    known = [PREFIX + key.upper() for key in keys]
+    return get_close_matches(name, known, n=1, cutoff=0.8)
 
 
 def _ignored(module: ModuleType | None, options: Mapping[str, Any]) -> tuple[str, ...]:

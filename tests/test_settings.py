@@ -121,6 +121,26 @@ def test_a_celeryconfig_that_cannot_be_used(
     assert expected in str(error.value)
 
 
+def test_a_misspelt_name_in_the_environment_is_said(
+    celeryconfig: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    celeryconfig("")
+    load({"OOPS_TOPOLGY": "x", "OOPS_OF_SOMEBODY_ELSE": "y"})
+    (record,) = caplog.records
+    assert "OOPS_TOPOLGY: there is no such setting; did you mean OOPS_TOPOLOGY?" in (
+        record.getMessage()
+    )
+
+
+@pytest.mark.parametrize("text", ["foo", "", "Prefork"])
+def test_a_pool_that_there_is_not(
+    celeryconfig: Callable[[str], None], text: str
+) -> None:
+    celeryconfig("")
+    with pytest.raises(SettingsError, match=f"OOPS_WORKER_POOL='{text}': must be one"):
+        load({"OOPS_WORKER_POOL": text})
+
+
 def test_hosts_are_tried_in_random_order() -> None:
     url = "amqp://user:p%40ss@one:1,two,[::1]:3/vhost"
     expected = {
