@@ -111,6 +111,29 @@ def test_with_the_worker_extra_it_keeps_reports(
     finally:
         worker.stop()
     assert "bson" in worker.text()
+    # The README's next line. Without it, not all that a publisher sends can be read.
+    program = (
+        "import sys; from oops_celery import wire; print(wire.BSON_LIBRARY);"
+        "print(wire.decode(bytes.fromhex(sys.argv[1])))"
+    )
+    body = wire.encode({"pattern": re.compile("a")}).body.hex()
+    read = [programs / "python", "-c", program, body]
+    done = subprocess.run(read, capture_output=True, text=True, check=False)
+    assert done.stdout == "bson\n"
+    assert "pip install --force-reinstall --no-deps pymongo" in done.stderr
+    subprocess.run(
+        [
+            programs / "pip",
+            "install",
+            "-q",
+            "--force-reinstall",
+            "--no-deps",
+            "pymongo",
+        ],
+        check=True,
+    )
+    done = subprocess.run(read, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("pymongo\n{'pattern': ")
 
 
 def test_importing_takes_no_time(tmp_path: Path) -> None:

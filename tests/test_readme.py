@@ -46,6 +46,7 @@ def test_the_commands_are_those_that_are_tested() -> None:
         "make test",  # what runs this; see also below
         "pip install oops-celery",  # test_package, from the wheel
         "pip install 'oops-celery[worker]'",
+        "pip install --force-reinstall --no-deps pymongo",
         "celery -A oops_celery worker",  # below
         "celery -A oops_celery flower",
         *OPERATORS,
