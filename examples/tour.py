@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.error import URLError
@@ -81,7 +82,8 @@ def main() -> int:
     VAR.mkdir(exist_ok=True)
     os.environ["OOPS_REPOSITORY"] = str(REPOSITORY)
     os.environ["FLOWER_UNAUTHENTICATED_API"] = "1"
-    signal.signal(signal.SIGTERM, _interrupt)
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # the latter: a closed terminal
+        signal.signal(ending, _interrupt)
     choose_broker()
     services: list[Service] = []
     try:
@@ -94,13 +96,15 @@ def main() -> int:
         console.print(str(error), markup=False, style="red")
         return 1
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
-        if services:
+        for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(ending, signal.SIG_IGN)  # once is enough
+        with suppress(OSError):  # the terminal may be gone
             console.print("\nEnding the worker and Flower ...")
         for service in services:
             service.stop()
         EMBEDDED.unlink(missing_ok=True)
-        console.print("Ended.")
+        with suppress(OSError):
+            console.print("Ended.")
 
 
 def _interrupt(*_: Any) -> None:

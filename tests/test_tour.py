@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -32,8 +31,9 @@ def checkout(tmp_path: Path) -> Path:
 def tour(checkout: Path) -> Iterator[subprocess.Popen[str]]:
     process = start(checkout)
     yield process
-    with suppress(ProcessLookupError):  # all of it has ended, as it should
-        os.killpg(process.pid, signal.SIGKILL)
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)  # it ends the worker and Flower
 
 
 def start(folder: Path, **environ: str) -> subprocess.Popen[str]:
@@ -115,16 +115,16 @@ def test_commands_in_another_terminal_look_at_it(
     groups = json.loads(command("report", "--json"))["groups"]
     assert sum(group["count"] for group in groups) == 4
 
-    trace = subprocess.Popen(
-        [sys.executable, "-m", "oops_celery.cli", "trace"],
-        cwd=checkout,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert trace.stderr is not None
-    assert "Listening" in trace.stderr.readline()
+    traced, said = checkout / "traced", checkout / "said"
+    with traced.open("w") as stdout, said.open("w") as stderr:
+        trace = subprocess.Popen(
+            [sys.executable, "-m", "oops_celery.cli", "trace"],
+            cwd=checkout,
+            env=environment(),
+            stdout=stdout,
+            stderr=stderr,
+        )
+    eventually(lambda: "Listening" in said.read_text())
     shop = subprocess.run(
         [sys.executable, "-m", "examples.shop"],
         cwd=checkout,
@@ -135,11 +135,12 @@ def test_commands_in_another_terminal_look_at_it(
     )
     more = re.findall(r"OOPS-\w+", shop.stdout)
     assert len(more) == 4
-    assert trace.stdout is not None
-    lines = [trace.stdout.readline() for _ in more]
-    assert set(re.findall(r"OOPS-\w+", "".join(lines))) == set(more)
-    trace.send_signal(signal.SIGINT)
-    trace.communicate(timeout=30)
+    try:
+        seen = r"OOPS-\w+"
+        eventually(lambda: set(re.findall(seen, traced.read_text())) == set(more))
+    finally:
+        trace.send_signal(signal.SIGINT)
+        trace.wait(30)
     assert trace.returncode == 0
     # It was taken from nobody, and nothing is left of it.
     eventually(lambda: len(list(checkout.glob("var/oopses/*/OOPS-*"))) == 8)
@@ -149,13 +150,16 @@ def test_commands_in_another_terminal_look_at_it(
     assert not (checkout / "var/embedded.pid").exists()
 
 
-def test_ctrl_c_ends_everything(tour: subprocess.Popen[str]) -> None:
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_and_a_closed_terminal_end_everything(
+    tour: subprocess.Popen[str], end: signal.Signals
+) -> None:
     read_until(tour, "Ctrl-C ends")
     children = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(tour.pid)], capture_output=True, text=True
     ).stdout.split()
     assert len(children) == 2
-    os.kill(tour.pid, signal.SIGINT)
+    os.kill(tour.pid, end)
     rest, _ = tour.communicate(timeout=30)
     assert tour.returncode == 0
     assert rest.endswith("Ended.\n")
