@@ -89,9 +89,12 @@ def send(node: Node, queue: str, *bodies: bytes | str) -> None:
 
 
 ANSWERS = """
+import itertools
+numbers = itertools.count()
+
 class Consumer:
     def __init__(self):
-        self.name = f"{os.getpid()}-{id(self):x}"
+        self.name = f"{os.getpid()}-{next(numbers)}"
         note("made", self.name)
 
     def consume(self, amqp, msg):
