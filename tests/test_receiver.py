@@ -535,11 +535,11 @@ def test_heartbeats(
     connections = []
 
     def connect() -> amqp.Connection:
-        connections.append(amqp.Connection(host=node.host, heartbeat=1))
+        connections.append(amqp.Connection(host=node.host, heartbeat=2))
         return connections[-1]
 
     start(connect)
-    time.sleep(3)  # RabbitMQ closes a connection that is silent for two heartbeats
+    time.sleep(5)  # RabbitMQ closes a connection that is silent for two heartbeats
     fill(node, report(1))
     eventually(lambda: keeper.taken == [1])
     assert len(connections) == 1

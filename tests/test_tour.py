@@ -136,8 +136,13 @@ def test_commands_in_another_terminal_look_at_it(
     more = re.findall(r"OOPS-\w+", shop.stdout)
     assert len(more) == 4
     try:
-        seen = r"OOPS-\w+"
-        eventually(lambda: set(re.findall(seen, traced.read_text())) == set(more))
+        eventually(
+            lambda: (
+                trace.poll() is not None
+                or set(re.findall(r"OOPS-\w+", traced.read_text())) == set(more)
+            )
+        )
+        assert trace.poll() is None, said.read_text()
     finally:
         trace.send_signal(signal.SIGINT)
         trace.wait(30)
