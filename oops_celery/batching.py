@@ -18,6 +18,7 @@ from celery import Task
 from celery.app.trace import fast_trace_task, trace_task_ret
 from celery.worker import strategy as celerys
 from celery.worker.request import Request
+from celery.worker.state import active_requests
 
 #: Reports of a batch, at most: so many are done again when it loses its process.
 MAX_REPORTS = 32
@@ -28,6 +29,9 @@ MAX_BYTES = 1_000_000
 #: Seconds that a batch should take: so long may a report wait for those before it, and
 #: so long does the end of a worker take.
 MAX_SECONDS = 0.1
+
+#: Seconds after which it is asked once more whether a report is still at work here.
+AGAIN_PAUSE = 1.0
 
 #: The part that a batch has in what is known of the seconds for a report.
 WEIGHT = 0.3
@@ -65,7 +69,14 @@ class _Batching:
     def on_task_request(self, request: Request) -> None:
         """Have a report done."""
         if request.delivery_info["redelivered"]:
-            self.alone(request)
+            if any(one.id == request.id for one in active_requests):
+                # It came again with a new connection. One that hangs must not take
+                # process after process.
+                self._consumer.timer.call_after(
+                    AGAIN_PAUSE, self.on_task_request, (request,)
+                )
+            else:
+                self.alone(request)
             return
         self._waiting.append(request)
         self._ask_for_place()

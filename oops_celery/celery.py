@@ -33,6 +33,10 @@ DEFAULTS: dict[str, Any] = {
     # It counts hosts, not rounds: with three of them, a worker would end after 13
     # minutes without a broker.
     "broker_connection_max_retries": None,
+    # RabbitMQ closes a channel for a report that has been at work for half an hour
+    # (consumer_timeout), or when rights are withdrawn: Celery's worker would end, or
+    # wait for that report without taking others.
+    "broker_channel_error_retry": True,
     # A report that is stored when the connection is lost comes again, and is stored
     # again under the same name: better than to kill it half-way.
     "worker_cancel_long_running_tasks_on_connection_loss": False,

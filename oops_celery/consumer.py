@@ -16,8 +16,8 @@ from functools import partial
 from typing import Any
 
 import celery.worker.request
-from billiard.exceptions import TimeLimitExceeded, WorkerLostError
-from celery.exceptions import WorkerShutdown
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown
 from celery.worker.consumer.consumer import Consumer as CelerysConsumer
 from celery.worker.state import task_ready
 from kombu import Message
@@ -26,6 +26,7 @@ from vine import promise
 from oops_celery import adoption, deadletters, incoming, wire
 from oops_celery.acknowledging import Acknowledger
 from oops_celery.publishing import TASK_NAME
+from oops_celery.receiving import NotTaken
 
 #: Seconds that an event waits for others, to go with them in one message: Celery sends
 #: a message in each round of its loop, which is for each few events.
@@ -36,6 +37,15 @@ EVENTS_AT_ONCE = 1000
 
 #: Seconds before a message that cannot be parked goes back: it comes again at once.
 GIVE_BACK_PAUSE = 1.0
+
+#: Seconds before a broker that has refused something is asked again.
+REFUSED_PAUSE = 2.0
+
+#: Ends of a report that is settled: retried, parked or given back by the task itself.
+_SETTLED = (NotTaken, wire.Undecodable, Reject, Ignore, Retry, Terminated)
+
+#: Ends of a process.
+_LOST = (WorkerLostError, TimeLimitExceeded, SystemExit, KeyboardInterrupt)
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +84,12 @@ class Consumer(CelerysConsumer):
         self._answer_soon = promise(self._answer)
         #: When the events that wait are sent, by the monotonic clock.
         self._events_go_at = 0.0
+        self._was_ready = False
+
+    def on_ready(self) -> None:
+        """Know that the broker has let it receive."""
+        self._was_ready = True
+        super().on_ready()
 
     def connect(self) -> Any:
         """Connect, and declare the topology before anything is consumed."""
@@ -88,6 +104,32 @@ class Consumer(CelerysConsumer):
         self._acknowledger = Acknowledger(connection.default_channel)
         incoming.as_they_come(connection.default_channel, self._acknowledger)
         return connection
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Try again; see `_refused`."""
+        self._refused(exc)
+        super().on_connection_error_before_connected(exc)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Try again; see `_refused`."""
+        self._refused(exc)
+        super().on_connection_error_after_connected(exc)
+
+    def _refused(self, error: Exception) -> None:
+        """Do not ask a broker that refuses (rights, a password) without a pause.
+
+        Raises:
+            WorkerShutdown: It has refused from the start, and is likely to go on so.
+        """
+        if not isinstance(error, self.channel_errors):
+            return
+        if not self._was_ready:
+            logger.critical(
+                "the broker refuses: %s; `oops-celery doctor` says what is missing",
+                error,
+            )
+            raise WorkerShutdown(1)
+        time.sleep(REFUSED_PAUSE)
 
     def connection_for_write(self, url: Any = None, heartbeat: Any = None) -> Any:
         """Return the connection for events.
@@ -205,20 +247,30 @@ class ReportRequest(Request):
     """A report at work in the worker."""
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
-        """Park a report that took its process along, and not for the first time."""
+        """Give back a report that ended by chance; park it when that happens again."""
         error = getattr(exc_info.exception, "exc", exc_info.exception)
-        lost = isinstance(error, (WorkerLostError, TimeLimitExceeded))
-        if not (lost and self.delivery_info["redelivered"]):
+        if isinstance(error, _SETTLED) or self._already_cancelled:
             return super().on_failure(exc_info, *args, **kwargs)
+        lost = isinstance(error, _LOST)
+        if self.delivery_info["redelivered"] and self._is_parked(error, lost):
+            return None
+        if lost:
+            return super().on_failure(exc_info, *args, **kwargs)
+        # Celery would acknowledge it. A soft time limit, say, came at a bad moment.
+        task_ready(self)
+        logger.error("%s goes back to its queue: %r", self.id, error)
+        return self.reject(requeue=True)
+
+    def _is_parked(self, error: BaseException, lost: bool) -> bool:
+        reason = f"its process died again: {error}" if lost else f"again: {error!r}"
         queue = self.app.oops.queue
-        reason = f"its process died again: {error}"
         try:
             deadletters.park_message(self.app, queue, self.message, reason, error)
         except Exception as failure:
             logger.error("%s cannot be parked, and goes back: %s", self.id, failure)
-            return super().on_failure(exc_info, *args, **kwargs)
+            return False
         task_ready(self)
         self.acknowledge()
         self.send_event("task-failed", exception=reason, traceback="")
         logger.error("parked %s: %s", self.id, reason)
-        return None
+        return True

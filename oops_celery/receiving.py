@@ -36,7 +36,9 @@ def receive(config: oops.Config, body: bytes) -> list[str] | None:
     report = wire.decode(body)
     try:
         ids = config.publish(report)
-    except (Exception, SystemExit) as error:  # whatever the operator's publishers do
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the operator's publishers do
         if terminate_handler_fired():
             raise  # the pool ends this process; the worker sends the report again
         raise NotTaken(f"{type(error).__name__}: {error}") from error

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 
 from celery import Task
-from celery.exceptions import Reject, Retry
+from celery.exceptions import Reject, Retry, SoftTimeLimitExceeded
 
 from oops_celery import deadletters, receiving, wire
 from oops_celery.celery import app
@@ -44,7 +45,8 @@ def republish(self: Task, body: bytes) -> list[str] | None:
         failure: Exception = error
         step = _park
     except Exception as error:
-        failure = error
+        failure = receiving.NotTaken(str(error))
+        failure.__cause__ = error
         step = _retry_later if _attempts(self) <= app.oops.max_retries else _park
     try:
         step(self, body, failure)
@@ -54,7 +56,8 @@ def republish(self: Task, body: bytes) -> list[str] | None:
         # Nothing is acknowledged before it is somewhere else.
         if not isinstance(error, SendError):
             logger.exception("%s can be neither retried nor parked", self.request.id)
-        time.sleep(GIVE_BACK_PAUSE)
+        with suppress(SoftTimeLimitExceeded):
+            time.sleep(GIVE_BACK_PAUSE)
         raise Reject(f"{error}; goes back to its queue", requeue=True) from error
     raise failure
 

@@ -11,13 +11,16 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import kombu
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 from conftest import QUICK_TOPOLOGY, Node, Worker, environment, eventually
 
 from oops_celery import Publisher, wire
+from oops_celery.consumer import ReportRequest
 
 StartWorker = Callable[..., Worker]
 
@@ -380,6 +383,127 @@ def test_a_publisher_that_exits_loses_nothing(
     (message,) = broker.messages("oopses.dead")
     assert message.headers["id"] == sent
     assert message.headers["oops-reason"] == "SystemExit: no"
+    assert started.process.poll() is None
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+def test_whatever_a_publisher_raises_loses_nothing(
+    broker: Node, worker: StartWorker, publish: Publisher, keeper: Any, pool: str
+) -> None:
+    settings = keeper(
+        """
+        import asyncio
+        raise {"c": asyncio.CancelledError, "g": GeneratorExit, "b": BaseException}[
+            report["kind"]
+        ]("no")
+        """
+    )
+    started = worker("-P", pool, "-c", "2", **settings, OOPS_MAX_RETRIES="1")
+    for kind in "cgb":
+        publish({"kind": kind})
+    eventually(lambda: broker.count("oopses.dead") == 3)
+    found = {m.headers["oops-reason"] for m in broker.messages("oopses.dead")}
+    assert found == {"CancelledError: no", "GeneratorExit: no", "BaseException: no"}
+    assert started.process.poll() is None
+
+
+def test_a_publisher_that_is_interrupted_loses_nothing(
+    broker: Node, worker: StartWorker, publish: Publisher, keeper: Any
+) -> None:
+    started = worker(**keeper("raise KeyboardInterrupt"))
+    (sent,) = publish({"n": 1})
+    eventually(lambda: broker.count("oopses.dead") == 1)
+    (message,) = broker.messages("oopses.dead")
+    assert message.headers["id"] == sent
+    assert "its process died again" in message.headers["oops-reason"]
+    assert (started.folder / f"seen-{sent}").read_bytes() == b".."
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_chance_end_gives_a_report_back_and_a_second_one_parks_it(
+    monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """A soft time limit may come at any moment of Celery's own code, too."""
+    done: list[Any] = []
+
+    class Request(ReportRequest):
+        id = "r"
+        app = SimpleNamespace(oops=SimpleNamespace(queue="oopses"))
+        delivery_info = {"redelivered": again}  # noqa: RUF012
+        message = None
+
+        def __init__(self) -> None:
+            pass
+
+        def reject(self, requeue: bool = False) -> None:
+            done.append(f"reject, requeue={requeue}")
+
+        def acknowledge(self) -> None:
+            done.append("acknowledge")
+
+        def send_event(self, kind: str, **_: Any) -> None:
+            done.append(kind)
+
+    def park(app: Any, queue: str, message: Any, reason: str, error: Any) -> None:
+        done.append(reason)
+
+    monkeypatch.setattr("oops_celery.deadletters.park_message", park)
+    error = SoftTimeLimitExceeded(2)
+    Request().on_failure(SimpleNamespace(exception=error))
+    assert done == (
+        [f"again: {error!r}", "acknowledge", "task-failed"]
+        if again
+        else ["reject, requeue=True"]
+    )
+
+
+@pytest.mark.restarts
+@pytest.mark.slow
+def test_a_report_that_hangs_takes_one_process_and_no_more(
+    broker: Node, worker: StartWorker, publish: Publisher, keeper: Any
+) -> None:
+    """RabbitMQ sends it again on a new channel: by default after half an hour."""
+    broker.ctl(
+        "eval",
+        "application:set_env(rabbit, consumer_timeout, 3000),"
+        "application:set_env(rabbit, channel_tick_interval, 500).",
+    )
+    started = worker(
+        *("-c", "2"),
+        **keeper(
+            'if report.get("slow"): time.sleep(600)\nreturn repository.publish(report)'
+        ),
+    )
+    (slow,) = publish({"slow": 1})
+    lost = "Connection to broker lost"
+    eventually(lambda: started.text().count(lost) >= 2)
+    others = [publish({"n": n})[0] for n in range(20)]
+    eventually(lambda: sorted(ids(started)) == sorted(others))
+    assert (started.folder / f"seen-{slow}").read_bytes() == b"."
+    assert started.process.poll() is None
+
+
+def test_a_broker_that_refuses_is_said_in_a_line(broker: Node, tmp_path: Path) -> None:
+    refusing = Worker(tmp_path, broker.url.replace("guest@", "wrong@"))
+    assert refusing.process.wait(30) == 1
+    assert "the broker refuses" in refusing.text()
+    assert "ACCESS_REFUSED" in refusing.text()
+    assert "Traceback" not in refusing.text()
+
+
+@pytest.mark.restarts
+def test_rights_that_come_back_are_used(
+    broker: Node, worker: StartWorker, publish: Publisher
+) -> None:
+    started = worker()
+    publish({"n": 0})
+    eventually(lambda: len(started.files()) == 1)
+    broker.ctl("set_permissions", "guest", "^$", "^$", "^$")
+    broker.ctl("close_all_connections", "test")
+    eventually(lambda: "ACCESS_REFUSED" in started.text())
+    broker.ctl("set_permissions", "guest", ".*", ".*", ".*")
+    publish({"n": 1})
+    eventually(lambda: len(started.files()) == 2)
     assert started.process.poll() is None
 
 
