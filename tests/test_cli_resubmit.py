@@ -156,3 +156,22 @@ def test_the_broker_killed_in_the_middle_loses_none(
         assert time.monotonic() < deadline
     assert set(queued(broker)) == set(sent)
     assert files(tmp_path) == []
+
+
+def test_an_id_reaches_no_terminal_unescaped(broker: Node, tmp_path: Path) -> None:
+    folder = tmp_path / "fallback/2026-01-01"
+    folder.mkdir(parents=True)
+    report = {"id": "\x1b]0;owned\x07", "filler": "x" * 2000}
+    body = wire.encode(report, inherit_id=True).body
+    (folder / "1.OOPS-x").write_bytes(body)
+    done = subprocess.run(
+        [*COMMAND, "fallback"],
+        cwd=tmp_path,
+        env=environment(RABBITMQ_URL=broker.url, OOPS_MAX_SIZE="1000"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "bytes, and 1000 are allowed" in done.stderr
+    assert "\x1b" not in done.stderr + done.stdout

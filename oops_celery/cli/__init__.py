@@ -8,11 +8,13 @@ find ``celery -A oops_celery oops``.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 
 import click
 
 import oops_celery
+from oops_celery import logs
 
 #: The commands there are: the names of the modules here, with ``-`` for ``_``.
 COMMANDS = (
@@ -71,4 +73,7 @@ Each command is also one of Celery's:
 )
 @click.version_option(oops_celery.__version__, prog_name="oops-celery")
 def main() -> None:
-    """Read the options that all commands share: none so far."""
+    """Escape what is logged: ids and exceptions may hold what strangers typed."""
+    handler = logging.StreamHandler()
+    handler.addFilter(logs.escape)
+    logging.basicConfig(handlers=[handler], format="%(message)s", level="WARNING")
