@@ -25,6 +25,7 @@ from vine import promise
 
 from oops_celery import adoption, deadletters, incoming, wire
 from oops_celery.acknowledging import Acknowledger
+from oops_celery.consumers import ConsumerFailed
 from oops_celery.publishing import TASK_NAME
 from oops_celery.receiving import NotTaken
 
@@ -41,8 +42,8 @@ GIVE_BACK_PAUSE = 1.0
 #: Seconds before a broker that has refused something is asked again.
 REFUSED_PAUSE = 2.0
 
-#: Ends of a report that is settled: retried, parked or given back by the task itself.
-_SETTLED = (NotTaken, wire.Undecodable, Reject, Ignore, Retry, Terminated)
+#: What a task raises to say what becomes of its message; and a revoked one's end.
+_ANSWERS = (Reject, Ignore, Retry, Terminated)
 
 #: Ends of a process.
 _LOST = (WorkerLostError, TimeLimitExceeded, SystemExit, KeyboardInterrupt)
@@ -238,30 +239,46 @@ def _problem(message: Message) -> str:
 class Request(celery.worker.request.Request):
     """A message at work in the worker."""
 
+    #: Ends of a message that is settled: somewhere else, or answered, by the task.
+    settled: tuple[type[BaseException], ...] = (ConsumerFailed, *_ANSWERS)
+
     def info(self, safe: bool = False) -> dict[str, Any]:
         """Tell about the task, and never about what is in the report."""
         return super().info(safe=True)  # type: ignore[no-any-return]
+
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        """Give back a message that ended by chance: Celery would acknowledge it.
+
+        A soft time limit, say, may come at any moment.
+        """
+        error = _error_of(exc_info)
+        if isinstance(error, (*self.settled, *_LOST)) or self._already_cancelled:
+            return super().on_failure(exc_info, *args, **kwargs)
+        task_ready(self)
+        logger.error("%s goes back to its queue: %r", self.id, error)
+        return self.reject(requeue=True)
+
+
+def _error_of(exc_info: Any) -> BaseException:
+    error: BaseException = getattr(exc_info.exception, "exc", exc_info.exception)
+    return error
 
 
 class ReportRequest(Request):
     """A report at work in the worker."""
 
-    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
-        """Give back a report that ended by chance; park it when that happens again."""
-        error = getattr(exc_info.exception, "exc", exc_info.exception)
-        if isinstance(error, _SETTLED) or self._already_cancelled:
-            return super().on_failure(exc_info, *args, **kwargs)
-        lost = isinstance(error, _LOST)
-        if self.delivery_info["redelivered"] and self._is_parked(error, lost):
-            return None
-        if lost:
-            return super().on_failure(exc_info, *args, **kwargs)
-        # Celery would acknowledge it. A soft time limit, say, came at a bad moment.
-        task_ready(self)
-        logger.error("%s goes back to its queue: %r", self.id, error)
-        return self.reject(requeue=True)
+    settled = (NotTaken, wire.Undecodable, *_ANSWERS)
 
-    def _is_parked(self, error: BaseException, lost: bool) -> bool:
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        """Park a report that ended by chance, or took its process along, once more."""
+        error = _error_of(exc_info)
+        again = self.delivery_info["redelivered"] and not self._already_cancelled
+        if again and not isinstance(error, self.settled) and self._is_parked(error):
+            return None
+        return super().on_failure(exc_info, *args, **kwargs)
+
+    def _is_parked(self, error: BaseException) -> bool:
+        lost = isinstance(error, _LOST)
         reason = f"its process died again: {error}" if lost else f"again: {error!r}"
         queue = self.app.oops.queue
         try:

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -79,11 +79,25 @@ class Message:
         return True
 
 
-class _Done:
-    """The result of a call that is over: an ``async def`` may wait for it."""
+class _Done(Coroutine[None, None, None]):
+    """The result of a call that is over: an ``async def`` may wait for it.
+
+    A coroutine, as what amqp-dispatcher's calls return: for `asyncio.create_task`.
+    """
 
     def __await__(self) -> Generator[None, None, None]:
         yield from ()
+
+    def send(self, _: None) -> None:
+        """Be over at once."""
+        raise StopIteration
+
+    def throw(self, *error: Any) -> None:
+        """Raise what ends a task that waits for it."""
+        raise error[0]
+
+    def close(self) -> None:
+        """Be over."""
 
 
 class Proxy:
@@ -220,13 +234,13 @@ class Instances:
         """Return what was raised."""
         try:
             instance = self._take()
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # whatever their code does
             logger.exception("%s cannot be made; the message goes back", self._name)
             time.sleep(GIVE_BACK_PAUSE)
             return error
         try:
             instance.call("consume", proxy, message)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             logger.exception("%s.consume failed", self._name)
             self._shut_down(instance, error)
             return error
@@ -243,7 +257,7 @@ class Instances:
     def _shut_down(self, instance: _Instance, error: BaseException | None) -> None:
         try:
             instance.call("shutdown", error)
-        except (Exception, SystemExit):
+        except BaseException:
             logger.exception("%s.shutdown failed", self._name)
         instance.close()
 

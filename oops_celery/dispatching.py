@@ -40,10 +40,14 @@ class Dispatching(bootsteps.StartStopStep):
         entries = consumer.app.topology.consumers
         self._lanes = [Lane(consumer, entry) for entry in entries]
 
-    def start(self, _: Any) -> None:
-        """Consume; called again after each loss of the connection."""
+    def start(self, consumer: Any) -> None:
+        """Consume; called again after each loss of the connection.
+
+        That is done once the loop runs: before, the pool takes no messages, and there
+        may be some already.
+        """
         for lane in self._lanes:
-            lane.open()
+            consumer.call_soon(lane.open, consumer.connection)
 
     def stop(self, _: Any) -> None:
         """Begin nothing more."""
@@ -76,9 +80,15 @@ class Lane:
         self._beginning = False
         self._lock = RLock()
 
-    def open(self) -> None:
-        """Begin to consume; while the queue is not there, try again."""
-        channel = self._celery.connection.channel()
+    def open(self, connection: Any) -> None:
+        """Begin to consume; while the queue is not there, try again.
+
+        Args:
+            connection: Celery's, when this was asked for.
+        """
+        if self._celery.connection is not connection:
+            return  # it is opened on the next one
+        channel = connection.channel()
         incoming.as_they_come(channel)
         channel.basic_qos(0, self._entry.prefetch_count, False)
         # It is declared with the topology, or somebody else's.
@@ -102,16 +112,12 @@ class Lane:
                 self._celery.app.topology.source,
                 MISSING_QUEUE_PAUSE,
             )
-            again = (self._open_on, self._celery.connection)
+            again = (self.open, connection)
             self._celery.timer.call_after(
                 MISSING_QUEUE_PAUSE, self._celery.call_soon, again
             )
         else:
             self._consumer = consumer
-
-    def _open_on(self, connection: Any) -> None:
-        if self._celery.connection is connection:  # else it was opened on the next one
-            self.open()
 
     def stop(self) -> None:
         """Begin nothing more; what is at work comes to its end."""

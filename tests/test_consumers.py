@@ -204,3 +204,20 @@ def test_every_call_may_be_awaited() -> None:
     instances.close()
     (loop,) = loops
     assert loop.is_closed()
+
+
+def test_what_is_published_may_be_a_task_of_asyncio() -> None:
+    """As amqp-dispatcher's calls are coroutines."""
+    sent: list[bytes] = []
+
+    class Consumer:
+        async def consume(self, amqp: Proxy, msg: Message) -> None:
+            await asyncio.create_task(amqp.publish("x", "", {}, msg.body))
+            await asyncio.gather(amqp.publish("x", "", {}, b"2"), amqp.ack())
+
+        async def shutdown(self, exception: BaseException | None = None) -> None:
+            pass
+
+    instances = Instances(lambda: Consumer, "Consumer")
+    instances.consume(Message(b"1", {}, {}), lambda body, **_: sent.append(body))
+    assert sent == [b"1", b"2"]

@@ -89,7 +89,7 @@ def send(node: Node, queue: str, *bodies: bytes | str) -> None:
 
 
 ANSWERS = """
-import itertools
+import asyncio, itertools
 numbers = itertools.count()
 
 class Consumer:
@@ -115,6 +115,8 @@ class Consumer:
                 raise ValueError("as asked")
             case "exit":
                 sys.exit(3)
+            case "cancel":
+                raise asyncio.CancelledError
             case "twice":
                 amqp.ack()
                 try:
@@ -141,7 +143,7 @@ def test_each_answer_has_its_effect_at_the_broker(
 ) -> None:
     started = dispatcher(WORK, ANSWERS, "-P", pool, "-c", "1")
     once = ["ack", "silent", "twice", "ack, raise", "publish", "drop"]
-    twice = ["nack", "requeue", "raise", "exit", "nowhere"]
+    twice = ["nack", "requeue", "raise", "exit", "cancel", "nowhere"]
     send(node, "work", *once, *twice)
 
     def consumed() -> Counter[str]:
@@ -176,6 +178,7 @@ def test_each_answer_has_its_effect_at_the_broker(
     assert Counter(error.partition("(")[0] for error in errors) == {
         "ValueError": 1,
         "SystemExit": 1,
+        "CancelledError": 1,
         "AlreadyAnswered": 1,
         "Refused": 1,
     }
@@ -185,6 +188,31 @@ def test_each_answer_has_its_effect_at_the_broker(
         if error == "ValueError('as asked')":
             assert own[-2] == f"consume {name} raise first"
     assert "ValueError: as asked" in started.text()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+def test_what_waits_already_is_consumed(
+    node: Node, dispatcher: Callable[..., Worker], pool: str
+) -> None:
+    """More messages than the pool has places, when the worker starts."""
+    with node.connect() as connection:
+        connection.channel().queue_declare("other", durable=True, auto_delete=False)
+    send(node, "other", *(str(number) for number in range(50)))
+    started = dispatcher(
+        """
+queues: [{queue: other}]
+consumers: [{consumer: "workers:Consumer", queue: other, prefetch_count: 20}]
+""",
+        """
+        class Consumer:
+            def consume(self, amqp, msg): note(msg.text)
+            def shutdown(self, exception=None): pass
+        """,
+        *("-P", pool, "-c", "1"),
+    )
+    eventually(lambda: len(notes(started)) >= 50)
+    assert sorted(notes(started), key=int) == [str(number) for number in range(50)]
+    assert "Traceback" not in started.text()
 
 
 def test_the_message_is_what_came(
