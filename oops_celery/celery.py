@@ -94,6 +94,23 @@ class Connection(kombu.Connection):
             raise ConnectionResetError("the connection to the broker was lost")
         return super().drain_events(**kwargs)
 
+    def ensure(
+        self,
+        obj: Any,
+        fun: Any,
+        errback: Any = None,
+        max_retries: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Do something once more after the connection was lost.
+
+        kombu would go on for ever where a declaration has a channel of the lost
+        connection: so does Celery's heartbeat event, in the main process of a worker
+        that was frozen until the broker had dropped it.
+        """
+        tries = 1 if max_retries is None else max_retries
+        return super().ensure(obj, fun, errback, tries, **kwargs)
+
     @property
     def supports_heartbeats(self) -> bool:
         """Whether it has heartbeats: it may have been opened without."""
