@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import celery.app.amqp
 import click
@@ -17,9 +17,8 @@ from celery.loaders.app import AppLoader
 
 from oops_celery import incoming, settings, wire
 from oops_celery.sending import Sender
-
-if TYPE_CHECKING:
-    from oops_celery.topology import Topology
+from oops_celery.topology import Topology
+from oops_celery.topology_default import DEFAULT
 
 logger = logging.getLogger(__name__)
 
@@ -167,10 +166,9 @@ class App(Celery):
         Raises:
             TopologyError: The file cannot be used.
         """
-        from oops_celery.topology import Topology  # brings pydantic: when needed
-
         with for_a_person():
-            return Topology.load(self.oops.topology)
+            file = self.oops.topology
+            return DEFAULT if file is None else Topology.load(file)
 
     @cached_property
     def oops_config(self) -> Any:

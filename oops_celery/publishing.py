@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 - resolving a host needs it; 4 ms of a first report
 import logging
 import threading
 import time
@@ -228,10 +229,13 @@ def _declare(link: Link) -> None:
     from oops_celery.celery import app
 
     try:
-        refusals = app.topology.declare(link.connection.channel)
+        topology = app.topology
     except ValueError as error:  # TopologyError: it need not be loaded to be named
         _declared.say(str(error))
         return
+    refusals: list[Any] = []
+    if link.raw is None or not topology.declare_at_once(link.channel):
+        refusals = topology.declare(link.connection.channel)
     _declared.say("; ".join(map(str, refusals)))
 
 

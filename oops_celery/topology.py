@@ -17,16 +17,18 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
-from importlib.resources import files
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
+import amqp
 import kombu
 
 from oops_celery.declaring import Declaring, Refusal
 from oops_celery.entities import Channel, Exchange, Queue
-from oops_celery.topology_checks import read
-from oops_celery.topology_schema import ExchangeEntry, QueueEntry
-from oops_celery.topology_yaml import Problem, TopologyError
+from oops_celery.problems import Problem, TopologyError
+
+if TYPE_CHECKING:
+    from oops_celery.topology_schema import ExchangeEntry, QueueEntry
 
 __all__ = [
     "ConsumerEntry",
@@ -88,13 +90,14 @@ class Topology:
         Raises:
             TopologyError: It cannot be read or used; every mistake is named.
         """
-        source = "oops_celery/topology.yml" if path is None else os.fspath(path)
+        if path is None:
+            from oops_celery.topology_default import DEFAULT
+
+            return DEFAULT
+        source = os.fspath(path)
         try:
-            if path is None:
-                text = files("oops_celery").joinpath("topology.yml").read_bytes()
-            else:
-                with open(path, "rb") as file:
-                    text = file.read()
+            with open(path, "rb") as file:
+                text = file.read()
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             why = getattr(error, "strerror", None) or error
             problem = Problem("", None, f"cannot be read: {why}")
@@ -112,6 +115,9 @@ class Topology:
         Raises:
             TopologyError: It cannot be used; every mistake is named.
         """
+        # YAML and pydantic: the file that comes with oops-celery needs neither.
+        from oops_celery.topology_checks import read
+
         with _no_garbage_collection():
             file = read(text, source)
             return cls(
@@ -214,6 +220,36 @@ class Topology:
                 for binding in queue.bindings:
                     declaring.bind(queue, binding)
         return declaring.refusals
+
+    def declare_at_once(self, channel: amqp.Channel) -> bool:
+        """Declare everything, and wait for one answer instead of one for each thing.
+
+        Args:
+            channel: An open channel of py-amqp. AMQP closes it at the first refusal;
+                py-amqp opens it again.
+
+        Returns:
+            Whether the broker has refused nothing. It does not say which it refused,
+            and what came after is not declared: `declare` does that.
+
+        Raises:
+            OSError, amqp.exceptions.ConnectionError: Whatever the connection raises.
+        """
+        steps: list[Callable[..., Any]] = [
+            *(exchange.declare for exchange in self.exchanges),
+            *(queue.queue_declare for queue in self.queues),
+            *(
+                partial(binding.bind, queue)
+                for queue in self.queues
+                for binding in queue.bindings
+            ),
+        ]
+        try:
+            for number, step in enumerate(steps, 1):
+                step(channel=channel, nowait=number < len(steps))
+        except amqp.ChannelError:
+            return False
+        return True
 
     def __repr__(self) -> str:
         names = [
