@@ -139,8 +139,8 @@ scrub = Scrubber()
 def plain(report: MutableMapping[str, Any], _context: Any = None) -> None:
     """Put texts in the place of values that BSON cannot hold: Decimal, set, date.
 
-    `oops_celery.Publisher` and `oops_celery.FolderPublisher` do so by themselves; others,
-    as that of oops-datedir-repo, raise an exception, and the report is lost::
+    `oops_celery.Publisher` and `oops_celery.FolderPublisher` do so by themselves. Others,
+    as that of oops-datedir-repo, raise an exception, which loses the report::
 
         config.filters.append(oops_celery.plain)  # when the report is published
         config.on_create.append(oops_celery.plain)  # or when it is made
