@@ -139,7 +139,7 @@ scrub = Scrubber()
 def plain(report: MutableMapping[str, Any], _context: Any = None) -> None:
     """Put texts in the place of values that BSON cannot hold: Decimal, set, date.
 
-    `oops_celery.Publisher` and `oops_celery.FolderPublisher` do so by themselves. Others,
+    `oops_celery.Publisher` and `oops_celery.FolderPublisher` do so themselves. Others,
     as that of oops-datedir-repo, raise an exception, which loses the report::
 
         config.filters.append(oops_celery.plain)  # when the report is published
