@@ -74,8 +74,9 @@ class Consumer(CelerysConsumer):
             *(
                 step
                 for step in CelerysConsumer.Blueprint.default_steps
-                if "delayed_delivery" not in step
+                if "delayed_delivery" not in step and "control" not in step
             ),
+            "oops_celery.controlling:Control",
             "oops_celery.dispatching:Dispatching",
         )
 
@@ -158,12 +159,14 @@ class Consumer(CelerysConsumer):
         trouble = troubles.meaning(error)
         if trouble.lasting and not self._was_ready:
             logger.critical(
-                "the broker refuses: %s; `oops-celery doctor` says what is missing",
+                "the broker refuses: %s (%s); `oops-celery doctor` says more",
                 trouble,
+                error,
             )
             raise WorkerShutdown(1)
         if trouble != self._trouble:
-            logger.error("%s: %s; trying again", self.conninfo.as_uri(), trouble)
+            name = self.conninfo.as_uri()
+            logger.error("%s: %s (%s); trying again", name, trouble, error)
         self._trouble = trouble
 
     def _pause(self) -> None:
