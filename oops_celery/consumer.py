@@ -63,6 +63,8 @@ warnings.filterwarnings(
 class Consumer(CelerysConsumer):
     """Celery's consumer; it declares the topology, and parks what it cannot run."""
 
+    first_connection_attempt: bool
+
     class Blueprint(CelerysConsumer.Blueprint):
         """Celery's steps, and one for the dispatcher's consumers.
 
@@ -94,6 +96,8 @@ class Consumer(CelerysConsumer):
         #: Since when the broker lets it receive, by the monotonic clock.
         self._ready_at: float | None = None
         self._next_pause = FIRST_PAUSE
+        #: What was wrong with the topology when it was last declared.
+        self._problems: set[str] = set()
         #: What was wrong with the broker when it was last said.
         self._trouble: troubles.Trouble | None = None
 
@@ -106,14 +110,19 @@ class Consumer(CelerysConsumer):
     def connect(self) -> Any:
         """Connect, and declare the topology before anything is consumed."""
         connection = super().connect()
-        topology = self.app.topology
-        for problem in topology.warnings:
-            logger.warning("%s: %s", topology.source, problem)
         first = connection.connection
-        for refusal in topology.declare(connection.channel):
-            logger.error("%s: %s", topology.source, refusal)
-            if refusal.code == 404 and refusal.name == self.app.oops.queue:
-                raise WorkerShutdown(1)
+        topology = self.app.topology
+        refusals = topology.declare(connection.channel)
+        for level, problem in (
+            *((logging.WARNING, each) for each in topology.warnings),
+            *((logging.ERROR, each) for each in refusals),
+        ):
+            if str(problem) not in self._problems:  # else it was said
+                logger.log(level, "%s: %s", topology.source, problem)
+        self._problems = {*map(str, topology.warnings), *map(str, refusals)}
+        queue = self.app.oops.queue
+        if any(each.code == 404 and each.name == queue for each in refusals):
+            raise WorkerShutdown(1)
         if self.hub and connection.connection is not first:  # a refusal has closed it
             connection.register_with_event_loop(self.hub)
         self._acknowledger = Acknowledger(connection.default_channel)
@@ -122,9 +131,9 @@ class Consumer(CelerysConsumer):
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect; try again for as long as it takes, and say why once."""
-        startup, conf = self.first_connection_attempt, self.app.conf
-        name = "broker_connection_retry" + ("_on_startup" if startup else "")
-        if not conf[name]:
+        conf = self.app.conf
+        name = "broker_connection_retry"
+        if not conf[f"{name}_on_startup" if self.first_connection_attempt else name]:
             return super().ensure_connected(conn)
 
         def failed(error: Exception, interval: float) -> None:

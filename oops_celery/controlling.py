@@ -1,8 +1,8 @@
-"""Celery's control queue, which a worker takes when it can, and does without until then.
+"""Celery's control queue: a worker takes it when it can, and does without until then.
 
 The queue has the worker's name, and RabbitMQ lets one connection have it. So it is
 locked while a worker of that name still has a connection: one that is frozen, or whose
-host is lost, until its heartbeats are missed. That must keep nobody from taking reports.
+host is lost, until its heartbeats are missed. That must not keep reports waiting.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Mailbox(_Saying, Pidbox):
 
 
 class GreenMailbox(_Saying, gPidbox):
-    """The control queue of a green pool: on a connection and in a greenlet of its own."""
+    """The control queue of a green pool: own connection, own greenlet."""
 
     def loop(self, c: Any) -> None:
         """Take control messages; after a refusal, or a lost connection, again."""

@@ -86,14 +86,16 @@ _BELOW: tuple[tuple[type[BaseException], Trouble], ...] = (
     (
         ConnectionRefusedError,
         Trouble(
-            "nothing listens there", "start RabbitMQ, or set RABBITMQ_URL to where it is"
+            "nothing listens there",
+            "start RabbitMQ, or set RABBITMQ_URL to where it is",
         ),
     ),
     (
         TimeoutError,
         Trouble(
             "no answer in time",
-            "it hangs, or a firewall drops what is sent: see RabbitMQ's log, restart it",
+            "it hangs, or a firewall drops what is sent: see RabbitMQ's log, restart"
+            " it",
         ),
     ),
 )
@@ -135,7 +137,7 @@ def trouble(error: BaseException) -> tuple[str, str]:
 def _said(error: AMQPError) -> Trouble | None:
     """Return what a broker's answer means; None if it has said nothing.
 
-    See https://www.rabbitmq.com/docs/channels#error-handling and AMQP 0-9-1's constants.
+    The codes are AMQP 0-9-1's (its constants); RabbitMQ tells more in the text.
     """
     code = int(error.reply_code or 0)
     said = str(error.reply_text).partition(" - ")[2] or str(error.reply_text)
