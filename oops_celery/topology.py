@@ -206,18 +206,22 @@ class Topology:
         Raises:
             OSError, amqp.exceptions.ConnectionError: Whatever the connection raises.
         """
-        with Declaring(open_channel, CLOSED) as declaring:
-            for exchange in self.exchanges:
-                declaring.attempt("exchange", exchange, exchange.declare)
-            # Exclusive queues end with their connection: once no refusal closes it.
-            for queue in sorted(self.queues, key=lambda queue: queue.exclusive):
-                declaring.attempt("queue", queue, queue.queue_declare)
-            for queue in self.queues:
-                for binding in queue.bindings:
-                    declaring.bind(queue, binding)
-        if declaring.reconnected and any(queue.exclusive for queue in self.queues):
-            return self.declare(open_channel)  # perhaps one was on that connection
+        for _ in range(2):
+            with Declaring(open_channel, CLOSED) as declaring:
+                self._declare(declaring)
+            if not (declaring.reconnected and any(q.exclusive for q in self.queues)):
+                break  # else one may have ended with the connection that was closed
         return declaring.refusals
+
+    def _declare(self, declaring: Declaring) -> None:
+        for exchange in self.exchanges:
+            declaring.attempt("exchange", exchange, exchange.declare)
+        # Exclusive queues end with their connection: once no refusal closes it.
+        for queue in sorted(self.queues, key=lambda queue: queue.exclusive):
+            declaring.attempt("queue", queue, queue.queue_declare)
+        for queue in self.queues:
+            for binding in queue.bindings:
+                declaring.bind(queue, binding)
 
     def __repr__(self) -> str:
         names = [
