@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import amqp
 import kombu
 
-from oops_celery.declaring import Declaring, Refusal
+from oops_celery.declaring import CLOSED, Declaring, Refusal, is_refusal
 from oops_celery.entities import Channel, Exchange, Queue
 from oops_celery.problems import Problem, TopologyError
 
@@ -203,7 +203,8 @@ class Topology:
 
         Args:
             open_channel: Opens a channel: `kombu.Connection.channel`. Called again
-                after each refusal, since AMQP closes the channel then.
+                after each refusal, since AMQP closes the channel then, or even the
+                connection: a `kombu.Connection` opens another one.
 
         Returns:
             What the broker refused; empty when everything is there.
@@ -211,22 +212,19 @@ class Topology:
         Raises:
             OSError, amqp.exceptions.ConnectionError: Whatever the connection raises.
         """
-        with Declaring(open_channel) as declaring:
-            for exchange in self.exchanges:
-                declaring.attempt("exchange", exchange, exchange.declare)
-            for queue in self.queues:
-                declaring.attempt("queue", queue, queue.queue_declare)
-            for queue in self.queues:
-                for binding in queue.bindings:
-                    declaring.bind(queue, binding)
+        for _ in range(2):
+            with Declaring(open_channel, CLOSED) as declaring:
+                self._declare(declaring)
+            if not (declaring.reconnected and any(q.exclusive for q in self.queues)):
+                break  # else one may have ended with the connection that was closed
         return declaring.refusals
 
     def declare_at_once(self, channel: amqp.Channel) -> bool:
         """Declare everything, and wait for one answer instead of one for each thing.
 
         Args:
-            channel: An open channel of py-amqp. AMQP closes it at the first refusal;
-                py-amqp opens it again.
+            channel: An open channel of py-amqp. A refusal closes it, and py-amqp opens
+                it again; or it closes the connection.
 
         Returns:
             Whether the broker has refused nothing. It does not say which it refused,
@@ -244,12 +242,26 @@ class Topology:
                 for binding in queue.bindings
             ),
         ]
+        if CLOSED:  # something here might close this connection too
+            return False
         try:
             for number, step in enumerate(steps, 1):
                 step(channel=channel, nowait=number < len(steps))
-        except amqp.ChannelError:
+        except amqp.AMQPError as error:
+            if not is_refusal(error):
+                raise
             return False
         return True
+
+    def _declare(self, declaring: Declaring) -> None:
+        for exchange in self.exchanges:
+            declaring.attempt("exchange", exchange, exchange.declare)
+        # Exclusive queues end with their connection: once no refusal closes it.
+        for queue in sorted(self.queues, key=lambda queue: queue.exclusive):
+            declaring.attempt("queue", queue, queue.queue_declare)
+        for queue in self.queues:
+            for binding in queue.bindings:
+                declaring.bind(queue, binding)
 
     def __repr__(self) -> str:
         names = [
