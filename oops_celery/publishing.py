@@ -189,6 +189,11 @@ class Publisher:
         """What goes with each report, made by Celery once."""
         return task_options(self._app, TASK_NAME, "", "")
 
+    @property
+    def trouble(self) -> str:
+        """Why the broker did not take the last report, and what to do; else empty."""
+        return self._health.reason
+
     def close(self) -> None:
         """Close the connections that are not in use; the next report opens one."""
         self._sender.close()
@@ -261,6 +266,8 @@ class _Health:
         self._retry_at = 0.0
         self._pause = FIRST_PAUSE
         self._trouble = ""
+        #: The same for a person: what is wrong, and what to do.
+        self.reason = ""
         self._prober: threading.Thread | None = None
 
     def may_try(self) -> bool:
@@ -276,7 +283,7 @@ class _Health:
 
     def worked(self) -> None:
         if self._trouble:
-            self._trouble = ""
+            self._trouble = self.reason = ""
             logger.info("reports are published again")
         self._good = True
         self._pause = FIRST_PAUSE
@@ -285,7 +292,8 @@ class _Health:
         # A refusal is about this message or its exchange: others may pass.
         trouble = str(error) if isinstance(error, Refused) else "unavailable"
         if trouble != self._trouble:
-            logger.warning("reports are not published: %s", error)
+            self.reason = _reason(error, self._sender.timeout)
+            logger.warning("reports are not published: %s", self.reason)
         self._trouble = trouble
         if isinstance(error, Unavailable):
             self._quick = seconds < QUICK
@@ -321,6 +329,14 @@ class _Health:
                 continue
             self._sender.put(link)
             self._good = True
+
+
+def _reason(error: SendError, timeout: float) -> str:
+    if isinstance(error, Refused):
+        return str(error)
+    from oops_celery.troubles import in_a_line
+
+    return in_a_line(error, timeout)
 
 
 def __getattr__(name: str) -> Any:

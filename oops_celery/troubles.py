@@ -54,3 +54,16 @@ def trouble(error: BaseException) -> tuple[str, str]:
         if any(isinstance(each, kind) for each in chain):
             return text, fix
     return str(error) or type(error).__name__, "see RabbitMQ's log"
+
+
+def in_a_line(error: BaseException, timeout: float) -> str:
+    """Return what is wrong with a connection and what to do, in one line.
+
+    Args:
+        error: What came of connecting, or of asking.
+        timeout: Seconds that an answer had.
+    """
+    text, fix = trouble(error)
+    if (text, fix) == trouble(TimeoutError()):
+        text = f"no answer within {timeout:g} s"
+    return f"{text}; {fix}"
