@@ -23,7 +23,7 @@ config.on_create.append(oops_celery.scrub)
 
 app = Celery(
     "shop",
-    broker=os.environ.get("RABBITMQ_URL", "amqp://"),
+    broker=os.environ.get("RABBITMQ_URL") or "amqp://",
     set_as_current=False,
 )
 app.conf.task_default_queue = "shop"

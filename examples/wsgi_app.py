@@ -52,6 +52,6 @@ application = oops_wsgi.make_app(checkout, config, error_render=error_page)
 
 
 if __name__ == "__main__":
-    port = int(os.environ.get("PORT", "8000"))
+    port = int(os.environ.get("PORT") or "8000")
     print(f"http://localhost:{port}/?item=coffee", flush=True)
     make_server("127.0.0.1", port, application).serve_forever()

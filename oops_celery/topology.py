@@ -26,7 +26,7 @@ from oops_celery.declaring import Declaring, Refusal
 from oops_celery.entities import Channel, Exchange, Queue
 from oops_celery.topology_checks import read
 from oops_celery.topology_schema import ExchangeEntry, QueueEntry
-from oops_celery.topology_yaml import Problem, TopologyError
+from oops_celery.topology_yaml import Problem, TopologyError, read_file
 
 __all__ = [
     "ConsumerEntry",
@@ -93,8 +93,7 @@ class Topology:
             if path is None:
                 text = files("oops_celery").joinpath("topology.yml").read_bytes()
             else:
-                with open(path, "rb") as file:
-                    text = file.read()
+                text = read_file(path)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             why = getattr(error, "strerror", None) or error
             problem = Problem("", None, f"cannot be read: {why}")

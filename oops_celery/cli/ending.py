@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ Exit codes:
 
 #: An error of input or output: EX_IOERR in sysexits.h.
 NOT_WRITTEN = 74
+
+#: What writing to a file, but no broker, answers.
+_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
 #: The exit code after Ctrl-C, as shells have it: 128 and the number of SIGINT.
 INTERRUPTED = 130
@@ -56,20 +60,22 @@ def well_ended() -> Iterator[None]:
 
 
 def _end(error: OSError) -> NoReturn:
-    broken = [stream.name for stream in _outputs() if not _flushed(stream)]
+    for stream in _outputs():
+        _forget(stream)
     if isinstance(error, BrokenPipeError):
         raise SystemExit(BROKEN_PIPE) from None
     from oops_celery.cli.output import escaped
 
-    where = ", ".join(map(str, broken)).replace("<", "").replace(">", "")
-    place = where or str(error.filename or "")
-    text = f"{place and f'{place}: '}{error.strerror or error or type(error).__name__}"
+    what, code = f"{error.filename}: " if error.filename else "", 1
+    if not what and error.errno in _OF_WRITING:
+        what, code = "what it prints cannot be written: ", NOT_WRITTEN
     with suppress(OSError):  # where stderr is what cannot be written
-        print(f"Error: {escaped(text)}", file=sys.stderr, flush=True)  # noqa: T201
-    raise SystemExit(NOT_WRITTEN if broken else 1) from None
+        text = escaped(f"{what}{error.strerror or error or type(error).__name__}")
+        print(f"Error: {text}", file=sys.stderr, flush=True)  # noqa: T201
+    raise SystemExit(code) from None
 
 
-def _flushed(stream: TextIO) -> bool:
+def _forget(stream: TextIO) -> None:
     """Write what waits; if that fails, forget it, so that Python does not try again."""
     try:
         stream.flush()
@@ -77,8 +83,6 @@ def _flushed(stream: TextIO) -> bool:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
-        return False
-    return True
 
 
 def _outputs() -> list[TextIO]:
