@@ -26,7 +26,9 @@ PAGE = """<!DOCTYPE html>
 """
 
 config = oops.Config()
-config.publisher = oops_celery.publisher
+# While RabbitMQ is away they are kept here, for `oops-celery resubmit var/fallback`.
+fallback = oops_celery.FolderPublisher("var/fallback")
+config.publisher = oops.publish_with_fallback(oops_celery.publisher, fallback)
 config.template["reporter"] = "shop"
 oops_wsgi.install_hooks(config)
 # Behind the other hooks: it can only blank what is there already.

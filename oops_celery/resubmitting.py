@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from oops_celery import wire
+from oops_celery.folder import as_it_came
 from oops_celery.publishing import Publisher
 
-#: The folders of an `oops_datedir_repo.DateDirRepo`.
+#: The folders of a repository: see `oops_celery.folder`.
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
@@ -33,7 +34,7 @@ class Outcome(NamedTuple):
 
 
 def waiting(folder: Path) -> list[Path]:
-    """Return the files of a `DateDirRepo` that are whole, oldest day first.
+    """Return the files of a folder of reports that are whole, oldest day first.
 
     A day that cannot be read stands for its files: `resubmit` says why.
 
@@ -78,14 +79,14 @@ def resubmit(files: list[Path], publisher: Publisher) -> Iterator[Outcome]:
                 if file is None:
                     continue
                 body = _content(path, file)
-                report = _encoded(body)
+                report = wire.decode(body)
             except (OSError, wire.Undecodable) as error:
                 outcomes.append(Outcome(path, None, _reason(error)))
                 if file is not None:
                     os.close(file)
                 continue
             sent.append((path, file, len(body)))
-            yield report
+            yield as_it_came(report, body), report
 
     try:
         for ids in publisher.publish_encoded(reports()):
@@ -166,19 +167,6 @@ def _remove(path: Path) -> str:
             emptied = ", nor emptied: the next run sends it again"
         return f"it was sent, and cannot be removed{emptied}: {_reason(error)}"
     return ""
-
-
-def _encoded(body: bytes) -> tuple[wire.Encoded, dict[str, Any]]:
-    """Return a report as it is sent: as it is in its file, where it has an id.
-
-    Raises:
-        wire.Undecodable: It is no report.
-    """
-    report = wire.decode(body)
-    report_id = report.get("id")
-    if not isinstance(report_id, str) or not report_id:
-        return wire.encode(report), report
-    return wire.Encoded(report_id, wire.task_id(report_id, body), body), report
 
 
 def _taken(path: Path) -> int | None:

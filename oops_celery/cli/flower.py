@@ -40,7 +40,7 @@ def command(ctx: click.Context, arguments: tuple[str, ...]) -> None:
         import flower.options  # noqa: F401 - defines them
     except ImportError:
         raise CannotTell(
-            "this needs Flower: pip install 'oops-celery[worker]'"
+            "this needs Flower: pip install 'celery-oops[worker]'"
         ) from None
     from celery.bin.celery import celery
     from tornado.options import options
