@@ -14,6 +14,7 @@ from kombu.exceptions import OperationalError
 from oops_celery.link import Link, Unavailable
 from oops_celery.sending import Sender
 from oops_celery.settings import hide_password
+from oops_celery.troubles import in_a_line
 
 if TYPE_CHECKING:
     from oops_celery.celery import App
@@ -69,14 +70,14 @@ class Broker:
 
     def __enter__(self) -> Broker:
         sender = Sender(self._app.connection_for_write, TIMEOUT, confirm=False)
+        self.usable = False
         try:
             self._link = sender.open()
         except Unavailable as error:
-            late = "timed out" in str(error)
-            text = f"no answer within {TIMEOUT:g} s" if late else str(error)
-            raise BrokerError(f"{self.name}: {text}") from error
+            raise BrokerError(f"{self.name}: {in_a_line(error, TIMEOUT)}") from error
         if self._link.raw is None:
             raise BrokerError(f"{self.name}: only an AMQP broker can be looked into")
+        self.usable = True
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
@@ -200,17 +201,12 @@ class Broker:
     def _in_a_line(self) -> Iterator[None]:
         try:
             yield
-        except TimeoutError as error:
-            self.usable = False
-            text = f"{self.name}: no answer within {TIMEOUT:g} s"
-            raise BrokerError(text) from error
         except amqp.ChannelError as error:
             text = f"{self.name}: {error.reply_text or error}"
             raise BrokerError(text) from error
         except (OSError, amqp.AMQPError, OperationalError) as error:
             self.usable = False
-            text = f"{self.name}: {type(error).__name__}: {error}"
-            raise BrokerError(text) from error
+            raise BrokerError(f"{self.name}: {in_a_line(error, TIMEOUT)}") from error
 
 
 def _ready(channel: amqp.Channel, queue: str) -> int:

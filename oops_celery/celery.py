@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -253,6 +254,26 @@ app.user_options["worker"].add(
         ["--default-hostname"], hidden=True, expose_value=False, callback=_name_worker
     )
 )
+
+
+def _configure_flower() -> None:
+    """Have ``celery -A oops_celery flower`` read the `oops_celery.flowerconfig`.
+
+    Celery imports the app when it knows its command. A flowerconfig.py in the current
+    folder comes first, and so does ``--conf``.
+    """
+    context = click.get_current_context(silent=True)
+    if (
+        context is not None
+        and context.invoked_subcommand == "flower"
+        and re.match(r"oops_celery\b", str(context.params.get("app")))
+        and not os.path.exists("flowerconfig.py")
+    ):
+        file = os.path.join(os.path.dirname(__file__), "flowerconfig.py")
+        os.environ.setdefault("FLOWER_CONF", file)
+
+
+_configure_flower()
 
 
 @signals.celeryd_init.connect

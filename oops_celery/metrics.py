@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from oops_celery.link import SendError
 from oops_celery.sending import Sender
+from oops_celery.troubles import in_a_line
 from oops_celery.watching import Depth, all_queues, dead_letter_queues, depths
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class QueueCollector(Collector):
     def __init__(self, app: App, topology: Topology, timeout: float) -> None:
         self._queues = all_queues(topology, app.oops.queue)
         self._dead = dead_letter_queues(topology, app.oops.queue)
+        self._timeout = timeout
         self._sender = Sender(app.connection_for_read, timeout, confirm=False)
         #: When each queue was last seen empty; at first, when the looking began.
         self._empty = dict.fromkeys(self._queues, time.monotonic())
@@ -90,12 +92,14 @@ class QueueCollector(Collector):
         try:
             link = self._sender.open()
         except SendError as error:
-            logger.warning("the broker cannot be asked: %s", error)
+            why = in_a_line(error, self._timeout)
+            logger.warning("the broker cannot be asked: %s", why)
             return None
         try:
             return list(depths(link.connection.channel, self._queues))
         except (OSError, BrokerError) as error:
-            logger.warning("the broker does not answer: %r", error)
+            why = in_a_line(error, self._timeout)
+            logger.warning("the broker does not answer: %s", why)
             return None
         finally:
             link.close()

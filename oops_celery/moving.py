@@ -14,6 +14,7 @@ from oops_celery.browsing import TIMEOUT, Broker, BrokerError
 from oops_celery.letters import Letter
 from oops_celery.link import Refused, SendError, Unavailable
 from oops_celery.sending import Sender
+from oops_celery.troubles import in_a_line
 
 if TYPE_CHECKING:
     from oops_celery.celery import App
@@ -165,7 +166,8 @@ class Replay:
         except Refused as error:
             return Outcome(letter.id, f"queue {target!r}: {error}")
         except Unavailable as error:
-            raise BrokerError(f"{self._broker.name}: {error}") from error
+            why = in_a_line(error, TIMEOUT)
+            raise BrokerError(f"{self._broker.name}: {why}") from error
         channel.basic_ack(message.delivery_tag)
         channel.tx_commit()
         return Outcome(letter.id)

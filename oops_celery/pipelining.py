@@ -165,7 +165,10 @@ class _Pipeline:
 
     def _replace(self, error: Exception) -> None:
         """Go on with a new connection, if this was not one already."""
-        reason = error if isinstance(error, Unavailable) else Unavailable(repr(error))
+        reason = error
+        if not isinstance(reason, Unavailable):
+            reason = Unavailable(repr(error))
+            reason.__cause__ = error
         self.abandon()
         if self._replaced or isinstance(error, Unavailable):
             self._fail(reason)

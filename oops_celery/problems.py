@@ -1,7 +1,10 @@
-"""What is wrong with a topology file: one problem, and the error that names all."""
+"""A topology file as bytes, and what is wrong with it."""
 
 from __future__ import annotations
 
+import os
+import stat
+import time
 from dataclasses import dataclass
 
 
@@ -54,3 +57,36 @@ class TopologyError(ValueError):
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+#: Bytes of the largest topology file: some 10,000 queues.
+MAX_FILE = 4 * 1024 * 1024
+
+#: Seconds in which somebody must begin to write into a named pipe.
+WRITER_WITHIN = 3.0
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """Return what is in a topology file, or comes out of a pipe.
+
+    Raises:
+        OSError, ValueError: It cannot be read, or is no topology file by its size. A
+            pipe that nobody writes into is not waited for.
+    """
+    # Without O_NONBLOCK, a named pipe would be opened once it has a writer.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
+        text: bytes | None = b""
+        if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+            deadline = time.monotonic() + WRITER_WITHIN
+            # None: there is a writer, which has not written yet.
+            while not (text := file.read(MAX_FILE + 1)) and text is not None:
+                if time.monotonic() > deadline:
+                    raise ValueError("it is a pipe that nobody writes into")
+                time.sleep(0.02)
+        text = text or b""
+        os.set_blocking(file.fileno(), True)
+        while len(text) <= MAX_FILE and (more := file.read(MAX_FILE + 1 - len(text))):
+            text += more
+    if len(text) > MAX_FILE:
+        raise ValueError(f"it has more than {MAX_FILE} bytes")
+    return text

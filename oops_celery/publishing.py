@@ -19,7 +19,7 @@ from oops_celery import settings, wire
 from oops_celery.link import Link, Refused, SendError, Unavailable
 from oops_celery.pipelining import send_many
 from oops_celery.sending import Sender
-from oops_celery.troubles import meaning
+from oops_celery.troubles import in_a_line
 
 #: The name of the task that a report travels as.
 TASK_NAME = "oops_celery.republish"
@@ -191,6 +191,11 @@ class Publisher:
         """What goes with each report, made by Celery once."""
         return task_options(self._app, TASK_NAME, "", "")
 
+    @property
+    def trouble(self) -> str:
+        """Why the broker did not take the last report, and what to do; else empty."""
+        return self._health.reason
+
     def close(self) -> None:
         """Close the connections that are not in use; the next report opens one."""
         self._sender.close()
@@ -265,7 +270,8 @@ class _Health:
         self._quick = True
         self._retry_at = 0.0
         self._pause = FIRST_PAUSE
-        self._trouble = ""
+        #: Why the last report was not taken, and what to do; else empty.
+        self.reason = ""
         self._prober: threading.Thread | None = None
 
     def may_try(self) -> bool:
@@ -280,19 +286,17 @@ class _Health:
         return True
 
     def worked(self) -> None:
-        if self._trouble:
-            self._trouble = ""
+        if self.reason:
+            self.reason = ""
             logger.info("reports are published again")
         self._good = True
         self._pause = FIRST_PAUSE
 
     def failed(self, error: SendError, seconds: float) -> None:
-        # A refusal is about this message or its exchange: others may pass.
-        trouble = str(error) if isinstance(error, Refused) else str(meaning(error))
-        if trouble != self._trouble:
-            more = "" if str(error) in trouble else f" ({error})"
-            logger.warning("reports are not published: %s%s", trouble, more)
-        self._trouble = trouble
+        reason = _reason(error, self._sender.timeout)
+        said, self.reason = self.reason, reason
+        if reason != said:
+            logger.warning("reports are not published: %s", reason)
         if isinstance(error, Unavailable):
             self._quick = seconds < QUICK
             if self._good:
@@ -327,6 +331,11 @@ class _Health:
                 continue
             self._sender.put(link)
             self._good = True
+
+
+def _reason(error: SendError, timeout: float) -> str:
+    # A refusal is about this message or its exchange: others may pass.
+    return str(error) if isinstance(error, Refused) else in_a_line(error, timeout)
 
 
 def __getattr__(name: str) -> Any:

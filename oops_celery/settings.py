@@ -2,9 +2,10 @@
 
 A setting is read from the environment, else from ``celeryconfig.py`` (found as Celery
 finds it: ``CELERY_CONFIG_MODULE``, else ``celeryconfig`` in the current folder), else
-it has its default. Only names that start with ``OOPS_`` count there: those below, and
-any Celery setting (``OOPS_WORKER_CONCURRENCY``); so an application with a celeryconfig
-of its own can import oops_celery, and neither disturbs the other.
+it has its default. Empty in the environment means not set, but for `MAY_BE_EMPTY`.
+Only names that start with ``OOPS_`` count there: those below, and any Celery setting
+(``OOPS_WORKER_CONCURRENCY``); so an application with a celeryconfig of its own can
+import oops_celery, and neither disturbs the other.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
 DEFAULT_HEARTBEAT = 120
 
 PREFIX = "OOPS_"
+
+#: Names in AMQP: the default exchange, and the routing key of a fanout, are empty.
+MAY_BE_EMPTY = ("OOPS_EXCHANGE", "OOPS_ROUTING_KEY")
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +134,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
             unknown = _unknown(name, {*_OWN, *celery_options})
             raise SettingsError(f"celeryconfig: {unknown}")
     for name, text in environ.items():
+        if not text and name not in MAY_BE_EMPTY:
+            continue
         key = name[len(PREFIX) :].lower() if name.startswith(PREFIX) else ""
         if key in _OWN:
             own[key] = _read(name, text, "environment")
@@ -148,7 +154,7 @@ def _celeryconfig(environ: Mapping[str, str]) -> ModuleType | None:
     try:
         return import_from_cwd(name)  # type: ignore[no-any-return]
     except ModuleNotFoundError as error:
-        if error.name == name and "CELERY_CONFIG_MODULE" not in environ:
+        if error.name == name and not environ.get("CELERY_CONFIG_MODULE"):
             return None
         raise SettingsError(
             f"CELERY_CONFIG_MODULE={name!r}: there is no module {error.name!r}; "

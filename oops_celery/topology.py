@@ -25,7 +25,7 @@ import kombu
 
 from oops_celery.declaring import CLOSED, Declaring, Refusal, is_refusal
 from oops_celery.entities import Channel, Exchange, Queue
-from oops_celery.problems import Problem, TopologyError
+from oops_celery.problems import Problem, TopologyError, read_file
 
 if TYPE_CHECKING:
     from oops_celery.topology_schema import ExchangeEntry, QueueEntry
@@ -96,8 +96,7 @@ class Topology:
             return DEFAULT
         source = os.fspath(path)
         try:
-            with open(path, "rb") as file:
-                text = file.read()
+            text = read_file(path)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             why = getattr(error, "strerror", None) or error
             problem = Problem("", None, f"cannot be read: {why}")

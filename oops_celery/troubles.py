@@ -175,3 +175,16 @@ def _not_let_in(said: str) -> Trouble:
     if "down" in said:
         return Trouble(said, "rabbitmqctl restart_vhost, and see RabbitMQ's log")
     return _VHOST_REFUSED if "refused" in said else _VHOST
+
+
+def in_a_line(error: BaseException, timeout: float) -> str:
+    """Return what is wrong with a connection and what to do, in one line.
+
+    Args:
+        error: What came of connecting, or of asking.
+        timeout: Seconds that an answer had.
+    """
+    text, fix = trouble(error)
+    if (text, fix) == trouble(TimeoutError()):
+        text = f"no answer within {timeout:g} s"
+    return f"{text}; {fix}"

@@ -6,7 +6,6 @@ import gc
 import logging
 import logging.config
 import os
-from pathlib import Path
 from typing import Any
 
 import celery.apps.worker
@@ -17,6 +16,7 @@ from oops_celery import logs
 from oops_celery.batching import MAX_REPORTS
 from oops_celery.celery import App, for_a_person, worker_name
 from oops_celery.imports import check_imports, guarded, load
+from oops_celery.problems import read_file
 from oops_celery.settings import SettingsError
 from oops_celery.topology import TopologyError
 
@@ -87,7 +87,7 @@ def _check(app: App) -> None:
                 f"consumer on it, {entry.consumer}: name another queue in one of them"
             )
     if topology.consumers or topology.startup_handler:
-        problems = check_imports(Path(topology.source).read_bytes())
+        problems = check_imports(read_file(topology.source))
         if problems:
             raise TopologyError(topology.source, tuple(problems))
 

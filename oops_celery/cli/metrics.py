@@ -30,7 +30,7 @@ DEFAULT_PORT = 9540
     Flower serves those of tasks and workers. Nothing is taken from a queue.
 
     The exit code is 2 when it cannot serve; 130 after Ctrl-C. With --once it is 0 when
-    the broker answers, else 1.
+    the broker answers, else 2.
     """,
     epilog="""\b
 Examples:
@@ -68,7 +68,7 @@ def command(
 
     lines = generate_latest(registry).decode().split("\n")
     click.echo("\n".join(map(escaped, lines)), nl=False)
-    ctx.exit(0 if "oops_celery_broker_up 1.0" in lines else 1)
+    ctx.exit(0 if "oops_celery_broker_up 1.0" in lines else 2)
 
 
 def _registry(file: str | None) -> CollectorRegistry:

@@ -22,6 +22,7 @@ from rich.text import Text
 from oops_celery import letters as reading
 from oops_celery.browsing import Broker, BrokerError
 from oops_celery.celery import app
+from oops_celery.cli.asking import CannotTell
 from oops_celery.cli.details import age
 from oops_celery.cli.output import escaped, say
 from oops_celery.cli.show import news, say_error
@@ -135,10 +136,14 @@ def dead_queue(name: str | None) -> str:
 @contextmanager
 def connected() -> Iterator[Broker]:
     """Connect to the broker; what goes wrong there, or with a file, is said."""
+    broker = Broker(app)
     try:
-        with Broker(app) as broker:
+        with broker:
             yield broker
-    except (BrokerError, ExportError) as error:
+    except BrokerError as error:
+        # A queue that is not there is no trouble of the broker's.
+        raise (Failed if broker.usable else CannotTell)(str(error)) from None
+    except ExportError as error:
         raise Failed(str(error)) from None
 
 
