@@ -88,7 +88,12 @@ def ask(port: int, question: object) -> tuple[int, list[str], list[str], float]:
 
 @pytest.mark.parametrize(
     "options",
-    [(), ("--enable-threads",), ("--enable-threads", "--threads", "4"), ("--lazy-apps",)],
+    [
+        (),
+        ("--enable-threads",),
+        ("--enable-threads", "--threads", "4"),
+        ("--lazy-apps",),
+    ],
     ids=["master", "enable-threads", "threads", "lazy-apps"],
 )
 def test_workers_of_uwsgi_have_their_own_connections(
