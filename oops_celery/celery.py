@@ -232,8 +232,10 @@ app = App(
     amqp=AMQP,
     loader=Loader,
     include=["oops_celery.tasks.republish", "oops_celery.tasks.dispatch"],
-    # An application that imports oops_celery keeps its own app.
+    # An application that imports oops_celery keeps its own app: Celery's fixup for
+    # Django would make this one the default app, and take the name of a loader only.
     set_as_current=False,
+    fixups=[],
 )
 
 

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta, timezone
 from hashlib import md5
 from typing import Any
 
-from oops_celery import wire
+from oops_celery import reentry, wire
 
 #: Bytes of a file name; most file systems hold 255.
 MAX_NAME = 200
@@ -61,13 +61,17 @@ class FolderPublisher:
         """Keep a report. It is not changed.
 
         Returns:
-            A list with the report's id.
+            A list with the report's id; an empty one for what is logged while another
+            report is published, and would go in a circle.
 
         Raises:
             OSError: It cannot be written.
         """
-        encoded = wire.encode(report, inherit_id=True)
-        write(self.folder, encoded, sync=self.sync)
+        if reentry.inside():
+            return []
+        with reentry.publishing():
+            encoded = wire.encode(report, inherit_id=True)
+            write(self.folder, encoded, sync=self.sync)
         return [encoded.id]
 
 

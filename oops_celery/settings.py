@@ -152,7 +152,10 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
 def _celeryconfig(environ: Mapping[str, str]) -> ModuleType | None:
     name = environ.get("CELERY_CONFIG_MODULE") or "celeryconfig"
     try:
-        return import_from_cwd(name)  # type: ignore[no-any-return]
+        module: ModuleType = import_from_cwd(name)
+        if getattr(module.__spec__, "_initializing", False):
+            raise ImportError("it is being imported, and asks for a setting of its own")
+        return module
     except ModuleNotFoundError as error:
         if error.name == name and not environ.get("CELERY_CONFIG_MODULE"):
             return None
@@ -160,7 +163,7 @@ def _celeryconfig(environ: Mapping[str, str]) -> ModuleType | None:
             f"CELERY_CONFIG_MODULE={name!r}: there is no module {error.name!r}; "
             "put it into the current folder or on PYTHONPATH"
         ) from error
-    except Exception as error:  # it is a program: anything may happen in it
+    except (Exception, SystemExit) as error:  # a program: anything may happen
         raise SettingsError(
             f"{name}.py cannot be read: {type(error).__name__}: {error}; mend it, or "
             "name another module in CELERY_CONFIG_MODULE"
