@@ -21,6 +21,7 @@ from typing import Any
 from celery.app.defaults import NAMESPACES, flatten
 from celery.utils.imports import import_from_cwd
 
+from oops_celery import celery_settings
 from oops_celery.rabbitmq_url import SettingsError as SettingsError
 from oops_celery.rabbitmq_url import heartbeat_of, whole_number
 from oops_celery.rabbitmq_url import hide_password as hide_password
@@ -125,6 +126,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         if key in _OWN:
             own[key] = _read(name, value, "celeryconfig")
         elif key in celery_options:
+            celery_settings.check(name, value, celery_options[key])
             celery[key] = value
         else:
             unknown = _unknown(name, {*_OWN, *celery_options})
@@ -135,6 +137,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
             own[key] = _read(name, text, "environment")
         elif key in celery_options:
             celery[key] = _from_text(name, text, celery_options[key])
+            celery_settings.check(name, celery[key], celery_options[key])
         elif key and _close(name, {*_OWN, *celery_options}):
             unknown = _unknown(name, {*_OWN, *celery_options})
             logger.warning("environment: %s", unknown)
@@ -170,7 +173,7 @@ def _read(name: str, value: Any, place: str) -> Any:
 
 
 def _from_text(name: str, text: str, option: Any) -> Any:
-    if option.type in ("string", "str"):
+    if option.type in ("string", "str") or text == "auto":
         return text
     try:
         return json.loads(text)
@@ -237,7 +240,4 @@ def broker(
     heartbeat = environ.get("RABBITMQ_HEARTBEAT")
     if heartbeat:
         broker["broker_heartbeat"] = heartbeat_of(heartbeat, "RABBITMQ_HEARTBEAT")
-    # Celery's own CELERY_BROKER_URL belongs to the application: these two come first.
-    urls = broker.get("broker_url") or celery["broker_url"]
-    names = ("broker_url", "broker_read_url", "broker_write_url")
-    return {**broker, **dict.fromkeys(names, urls)}
+    return {"broker_url": celery.get("broker_url"), **broker}
