@@ -67,7 +67,7 @@ _ENCODE = (
 )
 
 
-def parse_rabbitmq_url(url: str) -> dict[str, Any]:
+def parse_rabbitmq_url(url: str, name: str = "RABBITMQ_URL") -> dict[str, Any]:
     """Return Celery's broker settings for a ``RABBITMQ_URL``.
 
     ``amqp://user:password@host1:5672,host2,[::1]:5673/vhost?heartbeat=30``: the hosts
@@ -79,11 +79,15 @@ def parse_rabbitmq_url(url: str) -> dict[str, Any]:
     kombu gets the user, the password and the virtual host with each special character
     encoded: it would split a URL at ``;``.
 
+    Args:
+        url: The URL.
+        name: The setting that it comes from.
+
     Raises:
         SettingsError: The URL cannot be used. Says why, without the password.
     """
     url = url.strip()  # a secret's file often ends with a newline
-    shown = f"RABBITMQ_URL={hide_password(url)!r}"
+    shown = f"{name}={hide_password(url)!r}"
     scheme, _, rest = url.partition("://")
     scheme = scheme.lower()
     if scheme not in ("amqp", "amqps") or "://" not in url:

@@ -229,15 +229,17 @@ def broker(
         environ: The environment.
 
     Raises:
-        SettingsError: ``RABBITMQ_URL`` or ``RABBITMQ_HEARTBEAT`` cannot be used.
+        SettingsError: A URL or ``RABBITMQ_HEARTBEAT`` cannot be used.
     """
-    broker: dict[str, Any] = {}
     url = environ.get("RABBITMQ_URL")
+    other = celery.get("broker_url", DEFAULT_BROKER_URL)
     if url:
         broker = parse_rabbitmq_url(url)
-    elif "broker_url" not in celery:
-        broker = parse_rabbitmq_url(DEFAULT_BROKER_URL)
+    elif isinstance(other, str) and other.startswith(("amqp://", "amqps://")):
+        broker = parse_rabbitmq_url(other, "OOPS_BROKER_URL")
+    else:
+        broker = {"broker_url": other}  # a list, or another transport of kombu's
     heartbeat = environ.get("RABBITMQ_HEARTBEAT")
     if heartbeat:
         broker["broker_heartbeat"] = heartbeat_of(heartbeat, "RABBITMQ_HEARTBEAT")
-    return {"broker_url": celery.get("broker_url"), **broker}
+    return broker

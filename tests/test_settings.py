@@ -287,6 +287,16 @@ def test_a_url_that_cannot_be_used(url: str, expected: str) -> None:
     assert "s3cr3t" not in str(error.value)
 
 
+def test_celerys_name_of_the_broker_is_read_as_ours() -> None:
+    url = "amqp://u:s3;cr3t@one,two/v;w"
+    urls = broker({"broker_url": url}, {})["broker_url"]
+    assert set(urls) == {f"amqp://u:s3%3Bcr3t@{host}/v%3Bw" for host in ("one", "two")}
+    assert broker({"broker_url": "memory://"}, {}) == {"broker_url": "memory://"}
+    with pytest.raises(SettingsError, match="OOPS_BROKER_URL='amqp://") as error:
+        broker({"broker_url": "amqp://u:s3cr3t@one//;amqp://u:s3cr3t@two//"}, {})
+    assert "s3cr3t" not in str(error.value)
+
+
 @given(st.text() | st.text().map(lambda text: f"amqp://{text}"))
 def test_no_url_gives_another_error(url: str) -> None:
     try:
