@@ -87,7 +87,7 @@ class Broker:
     @property
     def name(self) -> str:
         """The broker's URL, without the password."""
-        urls = self._app.conf.broker_write_url
+        urls = self._app.conf["broker_url"]
         urls = [urls] if isinstance(urls, str) else urls
         return ", ".join(hide_password(url) for url in urls)
 

@@ -18,7 +18,7 @@ from celery.loaders.app import AppLoader
 from celery.utils.nodenames import default_nodename, host_format
 from click.core import ParameterSource
 
-from oops_celery import incoming, settings, wire
+from oops_celery import environment, incoming, settings, wire
 from oops_celery.requirements import check_worker, needed_by
 from oops_celery.sending import Sender
 from oops_celery.topology import Topology
@@ -54,6 +54,7 @@ DEFAULTS: dict[str, Any] = {
     "control_queue_exclusive": True,
     "event_queue_exclusive": True,
     "worker_consumer": "oops_celery.consumer:Consumer",
+    "worker_autoscaler": "oops_celery.worker:Autoscaler",
     "worker_send_task_events": True,
 }
 
@@ -65,6 +66,7 @@ class Loader(AppLoader):
         """Return Celery's settings."""
         own: settings.Settings = self.app.oops
         with for_a_person():
+            environment.check_options(self.app)
             broker = settings.broker(own.celery)
         queue = {"task_default_queue": own.queue}
         return {**DEFAULTS, **queue, **own.celery, **broker}
@@ -159,7 +161,36 @@ class AMQP(celery.app.amqp.AMQP):
 
 
 class App(Celery):
-    """A Celery app with the settings and the topology of oops_celery."""
+    """A Celery app with the settings and the topology of oops_celery.
+
+    It has no result backend and one broker, whatever Celery's own variables say in the
+    environment: those belong to the application.
+    """
+
+    backend_cls = "disabled"
+
+    def connection(self, hostname: Any = None, **options: Any) -> Any:
+        """Return a connection to our broker."""
+        return super().connection(hostname or self.conf["broker_url"], **options)
+
+    def connection_for_read(self, url: Any = None, **options: Any) -> Any:
+        """Return a connection to our broker."""
+        return super().connection_for_read(url or self.conf["broker_url"], **options)
+
+    def connection_for_write(self, url: Any = None, **options: Any) -> Any:
+        """Return a connection to our broker."""
+        return super().connection_for_write(url or self.conf["broker_url"], **options)
+
+    def config_from_cmdline(self, argv: Any, *_: Any, **__: Any) -> None:
+        """Refuse settings behind ``--`` on the command line.
+
+        Raises:
+            ValueError: Always; Celery makes a line of it.
+        """
+        raise ValueError(
+            f"{' '.join(argv)}: set settings of Celery in the environment, as "
+            "OOPS_WORKER_CONCURRENCY=4"
+        )
 
     @cached_property
     def oops(self) -> settings.Settings:
@@ -276,6 +307,7 @@ def _configure_flower() -> None:
 
 
 _configure_flower()
+app.user_options["worker"].add(environment.WithoutVariables())
 
 
 @signals.celeryd_init.connect
@@ -292,7 +324,10 @@ def _say_what_is_ignored(conf: Any = None, **_: Any) -> None:
             "celeryconfig: %s ignored: only names that start with OOPS_ count here",
             ", ".join(app.oops.ignored),
         )
-    if os.environ.get("CELERY_BROKER_URL"):
+    ignored = environment.ignored()
+    if ignored:
         logger.warning(
-            "CELERY_BROKER_URL (or celery --broker) is ignored: set RABBITMQ_URL"
+            "environment: %s ignored: CELERY_ names are the application's; set "
+            "RABBITMQ_URL, OOPS_ names, or options of the command line",
+            ", ".join(ignored),
         )

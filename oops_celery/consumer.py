@@ -256,6 +256,13 @@ class Consumer(CelerysConsumer):
 
         return on_message
 
+    def add_task_queue(self, queue: str, *args: Any, **options: Any) -> None:
+        """Take messages from our queue again, and from no other one."""
+        if queue != self.app.oops.queue:
+            logger.error("queue %s is not for this worker; set OOPS_QUEUE", queue)
+            return
+        super().add_task_queue(queue, *args, **options)
+
     def park(
         self, message: Message, reason: str, error: BaseException | None = None
     ) -> None:
@@ -312,6 +319,13 @@ class Request(celery.worker.request.Request):
     def info(self, safe: bool = False) -> dict[str, Any]:
         """Tell about the task, and never about what is in the report."""
         return super().info(safe=True)  # type: ignore[no-any-return]
+
+    def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002
+        """Send an event: one that cannot be sent changes nothing for the message."""
+        try:
+            super().send_event(type, **fields)
+        except Exception:
+            logger.exception("the event %s of %s is not sent", type, self.id)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """Give back a message that ended by chance: Celery would acknowledge it.

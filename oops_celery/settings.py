@@ -22,6 +22,7 @@ from typing import Any
 from celery.app.defaults import NAMESPACES, flatten
 from celery.utils.imports import import_from_cwd
 
+from oops_celery import celery_settings
 from oops_celery.rabbitmq_url import SettingsError as SettingsError
 from oops_celery.rabbitmq_url import heartbeat_of, whole_number
 from oops_celery.rabbitmq_url import hide_password as hide_password
@@ -129,6 +130,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         if key in _OWN:
             own[key] = _read(name, value, "celeryconfig")
         elif key in celery_options:
+            celery_settings.check(name, value, celery_options[key])
             celery[key] = value
         else:
             unknown = _unknown(name, {*_OWN, *celery_options})
@@ -141,6 +143,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
             own[key] = _read(name, text, "environment")
         elif key in celery_options:
             celery[key] = _from_text(name, text, celery_options[key])
+            celery_settings.check(name, celery[key], celery_options[key])
         elif key and _close(name, {*_OWN, *celery_options}):
             unknown = _unknown(name, {*_OWN, *celery_options})
             logger.warning("environment: %s", unknown)
@@ -179,7 +182,7 @@ def _read(name: str, value: Any, place: str) -> Any:
 
 
 def _from_text(name: str, text: str, option: Any) -> Any:
-    if option.type in ("string", "str"):
+    if option.type in ("string", "str") or text == "auto":
         return text
     try:
         return json.loads(text)
@@ -235,18 +238,17 @@ def broker(
         environ: The environment.
 
     Raises:
-        SettingsError: ``RABBITMQ_URL`` or ``RABBITMQ_HEARTBEAT`` cannot be used.
+        SettingsError: A URL or ``RABBITMQ_HEARTBEAT`` cannot be used.
     """
-    broker: dict[str, Any] = {}
     url = environ.get("RABBITMQ_URL")
+    other = celery.get("broker_url", DEFAULT_BROKER_URL)
     if url:
         broker = parse_rabbitmq_url(url)
-    elif "broker_url" not in celery:
-        broker = parse_rabbitmq_url(DEFAULT_BROKER_URL)
+    elif isinstance(other, str) and other.startswith(("amqp://", "amqps://")):
+        broker = parse_rabbitmq_url(other, "OOPS_BROKER_URL")
+    else:
+        broker = {"broker_url": other}  # a list, or another transport of kombu's
     heartbeat = environ.get("RABBITMQ_HEARTBEAT")
     if heartbeat:
         broker["broker_heartbeat"] = heartbeat_of(heartbeat, "RABBITMQ_HEARTBEAT")
-    # Celery's own CELERY_BROKER_URL belongs to the application: these two come first.
-    urls = broker.get("broker_url") or celery["broker_url"]
-    names = ("broker_url", "broker_read_url", "broker_write_url")
-    return {**broker, **dict.fromkeys(names, urls)}
+    return broker

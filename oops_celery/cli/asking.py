@@ -78,7 +78,7 @@ def broker_name(app: App) -> str:
     from oops_celery.settings import hide_password
 
     with telling_why():
-        urls = app.conf.broker_read_url
+        urls = app.conf["broker_url"]
     return ", ".join(map(hide_password, [urls] if isinstance(urls, str) else urls))
 
 
