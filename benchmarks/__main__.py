@@ -77,7 +77,7 @@ def resubmitting(bench: Bench, rounds: int) -> list[Row]:
 
 
 def receiving(bench: Bench, rounds: int) -> list[Row]:
-    """Take reports from the queue into a DateDirRepo, in memory and on disk."""
+    """Take reports from the queue into a folder, in memory and on disk."""
     rows: list[Row] = []
     for where in ("memory", "disk"):
         for size, count in RECEIVED.items():

@@ -244,7 +244,7 @@ def oops_amqp_receiver(at: Settings) -> float:
 
 
 def bare_receiver(at: Settings) -> float:
-    """The limit of receiving: py-amqp, the fast bson, DateDirRepo, and nothing else.
+    """The limit of receiving: py-amqp, the fast bson, our folder, and nothing else.
 
     No retries, no parking, no events, and where its process dies, nobody goes on.
     """

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,8 @@ import time
 import venv
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
+from hashlib import md5
 from pathlib import Path
 from typing import Any
 
@@ -175,21 +179,41 @@ def broker(any_node: Node) -> Iterator[Node]:
 @pytest.fixture(scope="session")
 def old_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python with oops-amqp as it is installed: with the pure Python bson package."""
+    what = f"-c {ROOT / 'constraints.txt'} oops-amqp oops-datedir-repo"
+    return install(tmp_path_factory, f"pip install {what}") / "python"
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Type a line with pip, in an empty environment, in a copy of this checkout.
+
+    Returns the folder of the environment's programs.
+    """
+    return partial(install, tmp_path_factory)
+
+
+def install(tmp_path_factory: pytest.TempPathFactory, line: str) -> Path:
+    """See `installed`; once for all processes of this run."""
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent  # the same for each process of this run
-    folder = base / "old-venv"
-    with (base / "old-venv.lock").open("w") as lock:
+    folder = base / f"venv-{md5(line.encode()).hexdigest()}"
+    with (base / "venv.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "ready").exists():
             venv.create(folder, with_pip=True)
-            pip = [folder / "bin/pip", "install", "-q", "--disable-pip-version-check"]
-            constraints = ["-c", ROOT / "constraints.txt"]
-            subprocess.run(
-                [*pip, *constraints, "oops-amqp", "oops-datedir-repo"], check=True
-            )
+            shutil.copytree(ROOT, folder / "checkout", ignore=_not_of_a_checkout)
+            program, *words = shlex.split(line)
+            command = [folder / "bin" / program, *words, "-q"]
+            environ = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+            subprocess.run(command, cwd=folder / "checkout", check=True, env=environ)
             (folder / "ready").touch()
-    return folder / "bin/python"
+    return folder / "bin"
+
+
+_not_of_a_checkout = shutil.ignore_patterns(
+    ".*", "build", "dist", "var", "*.egg-info", "__pycache__"
+)
 
 
 class Worker:
