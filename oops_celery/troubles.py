@@ -170,11 +170,16 @@ def _said(error: AMQPError) -> Trouble | None:
 
 
 def _not_let_in(said: str) -> Trouble:
-    if "limit" in said:
+    # At its end: names of virtual hosts and users stand before.
+    if said.endswith("reached"):
         return Trouble(said, "close other connections, or raise the limit there")
-    if "down" in said:
+    if said.endswith("down"):
         return Trouble(said, "rabbitmqctl restart_vhost, and see RabbitMQ's log")
-    return _VHOST_REFUSED if "refused" in said else _VHOST
+    if said.endswith("not found"):
+        return _VHOST
+    if " refused" in said:
+        return _VHOST_REFUSED
+    return Trouble(said, "check the path of RABBITMQ_URL", lasting=True)
 
 
 def in_a_line(error: BaseException, timeout: float) -> str:

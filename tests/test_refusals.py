@@ -302,3 +302,40 @@ def pinged(node: Node) -> bool:
         ).returncode
         == 0
     )
+
+
+def test_the_commands_name_what_is_refused(
+    refusing: Refusing, name: str, tmp_path: Path
+) -> None:
+    """It is missing, so doctor and diff say that; and what makes it says why."""
+
+    def command(*arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "oops_celery.cli", *arguments],
+            cwd=tmp_path,
+            env=environment(
+                RABBITMQ_URL=refusing.url, OOPS_TOPOLOGY="topology.yml", COLUMNS="400"
+            ),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        ).stdout
+
+    denied = f"queue: {name}.q2\n    x_queue_master_locator: random"
+    text = TEN.replace("NAME", name).replace(f"queue: {name}.q2", denied)
+    (tmp_path / "topology.yml").write_text(text)
+    refusing.refused.add((QUEUE_DECLARE, f"{name}.q2"))
+    said = "RabbitMQ 4.3 denies it"
+    assert said in command("validate", "topology.yml")
+    declared = command("topology", "declare")
+    assert f"refused: queue {name}.q2: the broker says: Feature `nonsense`" in declared
+    assert declared.endswith("; 1 refused\n")
+    refusing.refused.clear()  # where it is asked for passively, RabbitMQ answers
+    assert f"missing: queue {name}.q2: x_queue_master_locator: {said}" in command(
+        "topology", "diff"
+    )
+    # The exclusive one has ended with the command that declared it.
+    doctor = command("doctor", "--no-ping")
+    assert f"queue {name}.q2 is missing (x_queue_master_locator: {said}" in doctor
+    assert "or says why the broker refuses it" in doctor

@@ -809,7 +809,7 @@ consumers:
 
 
 class TestWarnings:
-    """What RabbitMQ would accept, and lose messages by: told, not refused."""
+    """What RabbitMQ loses messages by, or a newer one denies: told, not refused."""
 
     @pytest.mark.parametrize(
         ("text", "path", "said"),
@@ -852,6 +852,16 @@ class TestWarnings:
                 " x_dead_letter_exchange: '', x_dead_letter_strategy: at-least-once}]",
                 "queues[0].x_dead_letter_strategy",
                 "needs x_queue_type: quorum and x_overflow: reject-publish",
+            ),
+            (
+                "queues: [{queue: q, x_queue_master_locator: client-local}]",
+                "queues[0].x_queue_master_locator",
+                "RabbitMQ 4.3 denies it (queue_master_locator)",
+            ),
+            (
+                "queues: [{queue: q, durable: false, auto_delete: true}]",
+                "queues[0].durable",
+                "(transient_nonexcl_queues)",
             ),
         ],
     )

@@ -453,10 +453,17 @@ queues:
 
 
 class TestWhatTheConnectionDoes:
-    def test_an_error_of_the_connection_is_raised(self, session: Session) -> None:
+    def test_a_refusal_that_ends_the_connection_is_one_of_many(
+        self, session: Session
+    ) -> None:
         """RabbitMQ ends the connection over an unknown exchange type: 503."""
-        with pytest.raises(amqp.ConnectionError, match="unknown exchange type"):
-            session.declare("exchanges: [{exchange: NAME, type: x-unheard-of}]")
+        refusal = session.refusal(
+            "exchanges: [{exchange: NAME, type: x-unheard-of}]\n"
+            "queues: [{queue: NAME.q, bindings: [{exchange: NAME}]}]"
+        )
+        assert (refusal.kind, refusal.code) == ("exchange", 503)
+        assert "unknown exchange type" in str(refusal)
+        assert session.there(".q")
 
     def test_a_broker_that_is_not_there_is_an_error(self) -> None:
         """No refusals are made up for it."""

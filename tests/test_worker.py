@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -483,12 +484,109 @@ def test_a_report_that_hangs_takes_one_process_and_no_more(
     assert started.process.poll() is None
 
 
-def test_a_broker_that_refuses_is_said_in_a_line(broker: Node, tmp_path: Path) -> None:
-    refusing = Worker(tmp_path, broker.url.replace("guest@", "wrong@"))
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("guest@", "wrong@", "ACCESS_REFUSED"),
+        ("/", "/gone", "no such virtual host"),
+        ("amqp:", "amqps:", "TLS fails"),
+    ],
+)
+def test_a_broker_that_refuses_is_said_in_a_line(
+    broker: Node, tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    url = new.join(broker.url.rsplit(old, 1))
+    refusing = Worker(tmp_path, url)
     assert refusing.process.wait(30) == 1
-    assert "the broker refuses" in refusing.text()
-    assert "ACCESS_REFUSED" in refusing.text()
+    (line,) = (line for line in refusing.text().splitlines() if "CRITICAL" in line)
+    assert "the broker refuses" in line
+    assert said in line
+    assert "ERROR" not in refusing.text()
     assert "Traceback" not in refusing.text()
+
+
+def test_a_virtual_host_that_is_gone_for_a_while_is_said_once(
+    broker: Node, worker: StartWorker, run: Callable[..., str]
+) -> None:
+    def make() -> None:
+        broker.ctl("add_vhost", "some")
+        broker.ctl("set_permissions", "-p", "some", "guest", ".*", ".*", ".*")
+
+    make()
+    started = worker("-P", "solo", RABBITMQ_URL=f"{broker.url}some")
+    try:
+        broker.ctl("delete_vhost", "some")
+        eventually(lambda: "no such virtual host" in started.text())
+        # It is asked again after 0.5, 1, 2 s...
+        eventually(lambda: broker.log().count("vhost some not found") >= 4)
+        assert started.text().count("no such virtual host") == 1
+        make()
+        eventually(lambda: started.text().count(" Connected to ") == 2)
+        run(
+            "import oops_celery; print(oops_celery.publisher({}))",
+            RABBITMQ_URL=f"{broker.url}some",
+        )
+        eventually(started.files)
+    finally:
+        started.kill()
+        broker.ctl("delete_vhost", "some")
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_beside_another_celery_worker_both_with_default_names(
+    broker: Node, tmp_path: Path, publish: Publisher, ours_first: bool
+) -> None:
+    (tmp_path / "plain.py").write_text(
+        "import os, celery\n"
+        "app = celery.Celery('plain', broker=os.environ['RABBITMQ_URL'])\n"
+        "@app.task\n"
+        "def touch(): open('touched', 'w').close()\n"
+    )
+    celery = Path(sys.executable).with_name("celery")
+    started = []
+    try:
+        for app in ("oops_celery", "plain")[:: 1 if ours_first else -1]:
+            log = tmp_path / f"{app}.log"
+            with log.open("wb") as output:
+                command = [celery, "-A", app, "worker", "-P", "solo", "-l", "INFO"]
+                started.append(
+                    subprocess.Popen(
+                        command,
+                        cwd=tmp_path,
+                        env=environment(RABBITMQ_URL=broker.url),
+                        stdout=output,
+                        stderr=output,
+                    )
+                )
+            eventually(lambda log=log: " ready." in log.read_text())
+        assert f"oops@{socket.gethostname()} ready." in (
+            (tmp_path / "oops_celery.log").read_text()
+        )
+        subprocess.run(
+            [celery, "-A", "plain", "call", "plain.touch"],
+            cwd=tmp_path,
+            env=environment(RABBITMQ_URL=broker.url),
+            check=True,
+        )
+        publish({"n": 1})
+        eventually((tmp_path / "touched").exists)
+        eventually(lambda: list(tmp_path.glob("oopses/*/*")))
+        assert [each.poll() for each in started] == [None, None]
+        told = subprocess.run(
+            [celery, "-A", "oops_celery", "inspect", "ping", "-t", "10", "-d"]
+            + [f"oops@{socket.gethostname()}"],
+            env=environment(RABBITMQ_URL=broker.url),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "pong" in told.stdout
+    finally:
+        for each in started:
+            each.kill()
+            each.wait()
+        with broker.connect() as connection:
+            connection.channel().queue_delete("celery")
 
 
 @pytest.mark.restarts
