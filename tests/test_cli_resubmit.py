@@ -242,7 +242,6 @@ def test_on_a_file_system_that_is_read_only(
     assert {each["reason"] for each in found["left"]} == {
         "it could not be removed: Read-only file system"
     }
-    assert queued(broker) == []
     assert len(files(tmp_path)) == 2
 
 
@@ -283,7 +282,7 @@ print(len(sent))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         *["None|it was sent, and cannot be removed: Permission denied"] * 2,
-        *["None|not a BSON document: it is empty"] * 2,
+        *["None|not a BSON document: 0 bytes that start with ''"] * 2,
         "2",
     ]
 
@@ -306,8 +305,8 @@ def test_what_stands_in_the_way_keeps_no_report_back(
     assert {Path(each["path"]).name: each["reason"] for each in found["left"]} == {
         "a-folder": "not a file",
         "a-pipe": "not a file",
-        "empty": "not a BSON document: it is empty",
-        "zeros": "not a BSON document: its length is not what it says",
+        "empty": "not a BSON document: 0 bytes that start with ''",
+        "zeros": "not a BSON document: it says another length than it has",
         "2020-01-02": "Too many levels of symbolic links",
     }
     assert (day / "a-folder").is_dir()
