@@ -98,6 +98,7 @@ def main() -> int:
     guard = subprocess.Popen(
         command, stdin=subprocess.PIPE, text=True, start_new_session=True
     )
+    guard.wait()  # it goes on in a process of its own
     assert guard.stdin is not None
     try:
         choose_broker()
@@ -118,7 +119,6 @@ def main() -> int:
         for service in services:
             service.stop()
         guard.stdin.close()
-        guard.wait()
         EMBEDDED.unlink(missing_ok=True)
         with suppress(OSError, SystemExit):
             console.print("Ended.")

@@ -130,8 +130,9 @@ def _content(path: Path, file: int) -> bytes:
     # A read has 2 GB at most, on Linux; so has a document.
     length = os.pread(file, 4, 0)
     if int.from_bytes(length, "little") != known.st_size:
-        why = "it is empty" if not length else "its length is not what it says"
-        raise wire.Undecodable(f"not a BSON document: {why}")
+        raise wire.Undecodable(
+            "not a BSON document: it says another length than it has"
+        )
     return os.pread(file, known.st_size, 0)
 
 

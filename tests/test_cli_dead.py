@@ -527,7 +527,7 @@ def test_an_export_that_cannot_write_removes_nothing(
 
 def test_no_broker_is_one_line(tmp_path: Path) -> None:
     oops_celery = Command(tmp_path, "amqp://guest:secret@127.0.0.1:1/")
-    said = oops_celery("dead", "list", code=1)
+    said = oops_celery("dead", "list", code=2)
     assert len(said.stderr.splitlines()) == 1
     assert said.stderr.startswith("Error: amqp://**@127.0.0.1:1/: ")
     assert "secret" not in said.stderr
@@ -543,8 +543,8 @@ def test_a_frozen_broker_is_one_line_and_soon(
         with pytest.raises(BrokerError), Broker(an_app):
             pass
         assert time.monotonic() - start < 8  # 5 s, and a loaded machine
-        said = oops_celery("dead", "replay", "--all", code=1)
-        assert said.stderr.endswith(": no answer within 5 s\n")
+        said = oops_celery("dead", "replay", "--all", code=2)
+        assert ": no answer within 5 s; " in said.stderr
         assert len(said.stderr.splitlines()) == 1
     finally:
         thaw()

@@ -264,7 +264,7 @@ def test_a_frozen_broker_does_not_stop_the_search(
     finally:
         thaw()
     assert shown.stdout.startswith("KeyError: 'a'\n")
-    assert shown.stderr.endswith(": no answer within 5 s\n")
+    assert ": no answer within 5 s; " in shown.stderr
 
 
 def test_help_has_an_example_and_the_exit_codes() -> None:
