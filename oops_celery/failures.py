@@ -170,14 +170,16 @@ class _Failures:
     def on_request_failed(self, request: Any, exception: Any, traceback: Any) -> None:
         """Take a failure that the main process could not tell of."""
         if self._is_ours(request.task) and not self.told.has(request.id):
-            self._take(
-                request.task,
-                request.id,
-                exception,
-                request.args,
-                request.kwargs,
-                traceback,
-            )
+            task, args, kwargs = request.task, request.args, request.kwargs
+            about = {
+                "hostname": request.hostname,
+                "delivery_info": request.delivery_info,
+            }
+            task.push_request({**request.request_dict, **about})
+            try:
+                self._take(task, request.id, exception, args, kwargs, traceback)
+            finally:
+                task.pop_request()
 
     def on_failure(
         self,
