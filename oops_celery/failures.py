@@ -23,7 +23,14 @@ from celery.utils.serialization import UnpickleableExceptionWrapper
 
 from oops_celery import reentry
 from oops_celery.scrubbing import SCRUBBED, scrub
-from oops_celery.tracing import Decided, Told, first_error, with_requests
+from oops_celery.tracing import (
+    Decided,
+    Told,
+    begin,
+    first_error,
+    run_of,
+    with_requests,
+)
 
 if TYPE_CHECKING:
     import oops
@@ -107,7 +114,7 @@ class _Failures:
     def __init__(self, app: Celery, config: oops.Config) -> None:
         self._app = app
         self._config = config
-        self._decided = Decided()
+        self.decided = Decided()
         self.told = Told()
 
     def _is_ours(self, task: Any) -> bool:
@@ -122,13 +129,12 @@ class _Failures:
                     task.Request = with_requests(task.Request, self)
 
     def on_received(self, request: Any = None, **_: Any) -> None:
-        """Forget what was decided when a task of this id was here before."""
-        self._decided.forget(request.id)
-        self.told.forget(request.id)
+        """Begin anew with a task, in the main process of a worker."""
+        self.decided.forget(begin(request.id, request.request_dict.get("retries")))
 
-    def on_prerun(self, task_id: str = "", **_: Any) -> None:
-        """Forget what was decided when a task of this id was here before."""
-        self._decided.forget(task_id)
+    def on_prerun(self, sender: Any = None, task_id: str = "", **_: Any) -> None:
+        """Begin anew with a task, where it is run."""
+        self.decided.forget(begin(task_id, sender.request.retries))
 
     def on_postrun(
         self,
@@ -142,12 +148,13 @@ class _Failures:
         """Take an error that Celery is about to handle as one of its own."""
         if not self._is_ours(sender):
             return
+        run = begin(task_id, sender.request.retries)  # it may have run others itself
         errors, error = first_error(sys._getframe(), state)
         if not errors or (error and self._is_told_of_elsewhere(sender, error)):
             return
         if error is None or not self._take(sender, task_id, error, args, kwargs):
-            self._decided.settle(task_id)
-        self.told.tell(task_id)
+            self.decided.settle(run)
+            self.told.tell(run)
 
     def _is_told_of_elsewhere(self, task: Any, error: BaseException) -> bool:
         if isinstance(error, Exception):
@@ -167,20 +174,22 @@ class _Failures:
         **_: Any,
     ) -> None:
         """Take an error that came before the task was run."""
-        if self._is_ours(sender) and not self._decided.is_settled(task_id):
+        if self._is_ours(sender) and not self.decided.is_settled(run_of(task_id)):
             self._take(sender, task_id, exception, args, kwargs)
 
     def on_request_failed(self, request: Any, exception: Any, traceback: Any) -> None:
         """Take a failure that the main process could not tell of."""
-        if self._is_ours(request.task) and not self.told.has(request.id):
-            self._take(
-                request.task,
-                request.id,
-                exception,
-                request.args,
-                request.kwargs,
-                traceback,
-            )
+        if self._is_ours(request.task):
+            task, args, kwargs = request.task, request.args, request.kwargs
+            about = {
+                "hostname": request.hostname,
+                "delivery_info": request.delivery_info,
+            }
+            task.push_request({**request.request_dict, **about})
+            try:
+                self._take(task, request.id, exception, args, kwargs, traceback)
+            finally:
+                task.pop_request()
 
     def on_failure(
         self,
@@ -193,7 +202,7 @@ class _Failures:
         **_: Any,
     ) -> None:
         """Take the signal ``task_failure``; never raise."""
-        if self._is_ours(sender) and not self.told.has(task_id):
+        if self._is_ours(sender):
             self._take(sender, task_id, exception, args, kwargs, traceback)
 
     def _take(
@@ -210,18 +219,20 @@ class _Failures:
         Returns:
             Whether its report is made.
         """
-        if self._decided.is_reported(task_id):
+        run = run_of(task_id)
+        if self.decided.is_reported(run):
             return True
         if isinstance(exception, (*_NO_FAILURES, *_classes(task.throws))):
             return False
-        self._decided.report(task_id)
+        self.decided.report(run)
         try:
             original = _original(exception)
             report = self._report(task, task_id, original, traceback)
             report["req_vars"] = _arguments(task, task_id, args or (), kwargs or {})
             ids = self._config.publish(report)
             _tell(task.name, task_id, ids, (original, exception))
-            self.told.tell(task_id)  # not before: the process may be killed meanwhile
+            # Not before: the process may be killed meanwhile.
+            self.told.tell(run)
         except (Exception, SystemExit):  # whatever hooks and publishers do
             with reentry.publishing():
                 logger.exception("task %s[%s] failed: no report", task.name, task_id)

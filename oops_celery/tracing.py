@@ -10,6 +10,7 @@ import os
 import sys
 from collections import OrderedDict
 from contextlib import suppress
+from contextvars import ContextVar
 from types import FrameType
 from typing import Any
 
@@ -20,8 +21,26 @@ from celery.exceptions import Retry, TimeLimitExceeded
 from kombu.exceptions import EncodeError
 from kombu.utils.imports import symbol_by_name
 
-#: Tasks of which is remembered what was decided.
+#: Runs of tasks of which is remembered what was decided.
 REMEMBERED = 1000
+
+#: The latest run of a task, in this thread or greenlet.
+_latest: ContextVar[tuple[str, int]] = ContextVar("oops_celery_run", default=("", 0))
+
+
+def begin(task_id: str, retries: int | None) -> str:
+    """Note which run of a task this is; return its name.
+
+    A retry is another run, which may begin before this one has come to its end.
+    """
+    _latest.set((task_id, retries or 0))
+    return run_of(task_id)
+
+
+def run_of(task_id: str) -> str:
+    """Return the name of the run of a task that this is."""
+    latest, retries = _latest.get()
+    return f"{retries if latest == task_id else 0} {task_id}"
 
 
 def first_error(
@@ -66,36 +85,36 @@ def _by_backend(error: BaseException) -> bool:
 
 
 class Decided:
-    """What was decided of the latest tasks: reported, or nothing to report yet."""
+    """What was decided of the latest runs: reported, or nothing to report yet."""
 
     def __init__(self) -> None:
         self._reported: OrderedDict[str, bool] = OrderedDict()
 
-    def report(self, task_id: str) -> None:
-        """Remember that a task's failure is reported."""
-        self._put(task_id, True)
+    def report(self, run: str) -> None:
+        """Remember that the failure of a run is reported."""
+        self._put(run, True)
 
-    def settle(self, task_id: str) -> None:
-        """Remember that a task's error needs no report, unless Celery fails it."""
-        self._put(task_id, False)
+    def settle(self, run: str) -> None:
+        """Remember that the error of a run needs no report, unless Celery fails it."""
+        self._put(run, False)
 
-    def _put(self, task_id: str, reported: bool) -> None:
-        self._reported[task_id] = reported
+    def _put(self, run: str, reported: bool) -> None:
+        self._reported[run] = reported
         while len(self._reported) > REMEMBERED:
             with suppress(KeyError):
                 self._reported.popitem(last=False)
 
-    def is_reported(self, task_id: str) -> bool:
-        """Return whether the failure of a task is reported."""
-        return self._reported.get(task_id, False)
+    def is_reported(self, run: str) -> bool:
+        """Return whether the failure of a run is reported."""
+        return self._reported.get(run, False)
 
-    def is_settled(self, task_id: str) -> bool:
-        """Return whether something was decided of a task."""
-        return task_id in self._reported
+    def is_settled(self, run: str) -> bool:
+        """Return whether something was decided of a run."""
+        return run in self._reported
 
-    def forget(self, task_id: str) -> None:
-        """Begin anew with a task: it is run again."""
-        self._reported.pop(task_id, None)
+    def forget(self, run: str) -> None:
+        """Begin anew: it comes again."""
+        self._reported.pop(run, None)
 
 
 class Told:
@@ -120,14 +139,14 @@ class Told:
         """Return whether this is another process than the main one of a worker."""
         return self._main not in (None, os.getpid())
 
-    def tell(self, task_id: str) -> None:
-        """Say that the failure of a task is seen to, if this is a process of a pool."""
+    def tell(self, run: str) -> None:
+        """Say that a task's failure is seen to, if this is a process of a pool."""
         if self._writer is not None and self.in_pool():
             with suppress(OSError):  # nobody has read for long
-                os.write(self._writer, task_id.encode().hex().encode() + b"\n")
+                os.write(self._writer, run.encode().hex().encode() + b"\n")
 
-    def has(self, task_id: str) -> bool:
-        """Return whether a pool process has said so."""
+    def take(self, run: str) -> bool:
+        """Return whether a process of the pool has said so; it is asked once."""
         if self._reader is None or self.in_pool():
             return False
         with suppress(BlockingIOError):
@@ -135,12 +154,9 @@ class Told:
                 *lines, self._rest = (self._rest + chunk).split(b"\n")
                 for line in lines:
                     self._ids.report(bytes.fromhex(line.decode()).decode())
-        return self._ids.is_reported(task_id)
-
-    def forget(self, task_id: str) -> None:
-        """Begin anew with a task: it is run again."""
-        if self.has(task_id):
-            self._ids.forget(task_id)
+        told = self._ids.is_reported(run)
+        self._ids.forget(run)
+        return told
 
 
 def with_requests(base: Any, failures: Any) -> type:
@@ -151,12 +167,16 @@ def with_requests(base: Any, failures: Any) -> type:
 
     Args:
         base: The task's Request class, or its name.
-        failures: Has ``told`` and ``on_request_failed(request, exception, traceback)``.
+        failures: Has `told`, `decided` and
+            ``on_request_failed(request, exception, traceback)``.
     """
 
     class Request(symbol_by_name(base)):  # type: ignore[misc]
         def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
-            failures.told.has(self.id)  # so that the pipe never fills up
+            run = begin(self.id, self.request_dict.get("retries"))
+            told = failures.told.take(run)
+            if told:
+                failures.decided.report(run)
             try:
                 return super().on_failure(exc_info, *args, **kwargs)
             except BaseException:
@@ -165,8 +185,12 @@ def with_requests(base: Any, failures: Any) -> type:
                     error = error.exc
                 failures.on_request_failed(self, error, exc_info.traceback)
                 raise
+            finally:
+                if told:
+                    failures.decided.forget(run)
 
         def on_timeout(self, soft: bool, timeout: float) -> Any:
+            begin(self.id, self.request_dict.get("retries"))
             try:
                 return super().on_timeout(soft, timeout)
             except BaseException:

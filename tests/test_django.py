@@ -169,7 +169,9 @@ def test_our_worker_and_commands_with_the_settings_of_django(
 ) -> None:
     """As where one environment file is read by all services of a machine."""
     django = {"DJANGO_SETTINGS_MODULE": "webshop.settings"}
-    start("-m", "celery", "-A", "oops_celery", "worker", "-c", "1", **django)
+    start(
+        "-m", "celery", "-A", "oops_celery", "worker", "-c", "1", "-l", "INFO", **django
+    )
     eventually(lambda: " ready." in (project / "log").read_text())
     port = serve(start, "runserver", **django)
     _, text, _ = ask(port, "/?item=coffee")
