@@ -30,7 +30,6 @@ _REFUSED = {
     "broker_password": _URL,
     "broker_port": _URL,
     "broker_read_url": _URL,
-    "broker_transport": _URL,
     "broker_use_ssl": f"{_URL}=amqps://..., with cacertfile, certfile, keyfile, verify",
     "broker_user": _URL,
     "broker_vhost": _URL,
@@ -137,6 +136,16 @@ def check(name: str, value: Any, option: Any) -> None:
     expected = None if value is None else _unmet(key, value, option.type)
     if expected:
         raise SettingsError(f"{name}={value!r}: must be {expected}")
+
+
+def check_together(celery: Mapping[str, Any]) -> None:
+    """Check settings of Celery that have a meaning beside others only.
+
+    Raises:
+        SettingsError: One of them stands alone.
+    """
+    if "broker_transport" in celery and "broker_url" not in celery:
+        raise SettingsError(f"OOPS_BROKER_TRANSPORT: has no place here: {_URL}")
 
 
 def _unmet(key: str, value: Any, kind: Any) -> str | None:

@@ -141,6 +141,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         elif key and _close(name, {*_OWN, *celery_options}):
             unknown = _unknown(name, {*_OWN, *celery_options})
             logger.warning("environment: %s", unknown)
+    celery_settings.check_together(celery)
     if "worker_pool" in celery:
         _check_pool(celery["worker_pool"])
     return Settings(**own, celery=celery, ignored=_ignored(module, celery_options))
