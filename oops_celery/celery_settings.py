@@ -1,7 +1,6 @@
 """Celery's settings under our prefix: which cannot be used here, and which values.
 
-The others are Celery's, and mean what its documentation says. Those of result backends
-have no effect, as there is none.
+The others are Celery's, and mean what its documentation says.
 """
 
 from __future__ import annotations
@@ -16,11 +15,21 @@ from celery.utils.time import rate
 
 from oops_celery.rabbitmq_url import SettingsError, whole_number
 
+logger = logging.getLogger(__name__)
+
 _URL = "set RABBITMQ_URL"
 _QUEUE = "set OOPS_QUEUE, and OOPS_TOPOLOGY for its kind"
 _EXCHANGE = "set OOPS_EXCHANGE and OOPS_ROUTING_KEY"
 _OWN_CLASS = "the worker has one of its own; leave it out"
 _NO_RESULTS = "reports have no results that Celery could keep; leave it out"
+
+#: What settings of result backends start with. They have no effect here, and in the
+#: environment they may be another program's, as OOPS_DATABASE_URL.
+_OF_RESULTS = (
+    *("arangodb_", "azureblockblob_", "cache_", "cassandra_", "cosmosdbsql_"),
+    *("couchbase_", "database_", "elasticsearch_", "gcs_", "mongodb_", "redis_"),
+    *("result_", "s3_"),
+)
 
 #: Settings that would keep reports from arriving, would lose some, or would be
 #: overruled without a word; and what to do instead.
@@ -30,14 +39,11 @@ _REFUSED = {
     "broker_password": _URL,
     "broker_port": _URL,
     "broker_read_url": _URL,
-    "broker_transport": _URL,
     "broker_use_ssl": f"{_URL}=amqps://..., with cacertfile, certfile, keyfile, verify",
     "broker_user": _URL,
     "broker_vhost": _URL,
     "broker_write_url": _URL,
-    "cache_backend": _NO_RESULTS,
     "control_queue_durable": "the queue ends with its worker; leave it out",
-    "database_url": _NO_RESULTS,
     "event_queue_durable": "the queue ends with its reader; leave it out",
     "event_serializer": "Flower reads JSON; leave it out",
     "include": "set OOPS_IMPORTS",
@@ -120,6 +126,19 @@ _TRIED: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
+def has_effect(name: str) -> bool:
+    """Return whether a setting of Celery has an effect here; say so if it has none.
+
+    Args:
+        name: As it stands in the environment or in ``celeryconfig``.
+    """
+    key = name.partition("_")[2].lower()
+    if key in _REFUSED or not key.startswith(_OF_RESULTS):
+        return True
+    logger.warning("%s: has no effect: %s", name, _NO_RESULTS)
+    return False
+
+
 def check(name: str, value: Any, option: Any) -> None:
     """Check a setting of Celery.
 
@@ -139,6 +158,16 @@ def check(name: str, value: Any, option: Any) -> None:
         raise SettingsError(f"{name}={value!r}: must be {expected}")
 
 
+def check_together(celery: Mapping[str, Any]) -> None:
+    """Check settings of Celery that have a meaning beside others only.
+
+    Raises:
+        SettingsError: One of them stands alone.
+    """
+    if "broker_transport" in celery and "broker_url" not in celery:
+        raise SettingsError(f"OOPS_BROKER_TRANSPORT: has no place here: {_URL}")
+
+
 def _unmet(key: str, value: Any, kind: Any) -> str | None:
     """Return what a value must be, if it is not."""
     if key in _TRIED:
@@ -154,7 +183,7 @@ def _unmet(key: str, value: Any, kind: Any) -> str | None:
         expected += "more than 0" if key in _POSITIVE else "0 or more"
         if isinstance(value, bool) or not isinstance(value, int if whole else _NUMBER):
             return expected
-        least = value > 0 if key in _POSITIVE else value >= 0
-        return None if least or key == "result_cache_max" else expected
+        enough = value > 0 if key in _POSITIVE else value >= 0
+        return None if enough else expected
     kinds, expected = _STRUCTURES.get(kind, ((object,), ""))
     return None if isinstance(value, kinds) else expected

@@ -51,8 +51,6 @@ class WithoutVariables(click.Option):
             expose_value=False,
             callback=_without_variables,
         )
-        #: Help for it, as Celery's options have it.
-        self.help_group = None
 
 
 #: Variables for options of the worker that is being started.

@@ -130,8 +130,9 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         if key in _OWN:
             own[key] = _read(name, value, "celeryconfig")
         elif key in celery_options:
-            celery_settings.check(name, value, celery_options[key])
-            celery[key] = value
+            if celery_settings.has_effect(name):
+                celery_settings.check(name, value, celery_options[key])
+                celery[key] = value
         else:
             unknown = _unknown(name, {*_OWN, *celery_options})
             raise SettingsError(f"celeryconfig: {unknown}")
@@ -142,11 +143,13 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         if key in _OWN:
             own[key] = _read(name, text, "environment")
         elif key in celery_options:
-            celery[key] = _from_text(name, text, celery_options[key])
-            celery_settings.check(name, celery[key], celery_options[key])
+            if celery_settings.has_effect(name):
+                celery[key] = _from_text(name, text, celery_options[key])
+                celery_settings.check(name, celery[key], celery_options[key])
         elif key and _close(name, {*_OWN, *celery_options}):
             unknown = _unknown(name, {*_OWN, *celery_options})
             logger.warning("environment: %s", unknown)
+    celery_settings.check_together(celery)
     if "worker_pool" in celery:
         _check_pool(celery["worker_pool"])
     return Settings(**own, celery=celery, ignored=_ignored(module, celery_options))
