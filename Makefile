@@ -9,7 +9,7 @@ TESTS ?= tests --ignore tests/faults
 SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help run fail test test-faults test-protections soak memory bench lint worker flower clean setup rabbitmq chromium screenshots
+.PHONY: help run fail test test-faults test-protections soak memory bench lint worker flower wheel clean setup rabbitmq chromium screenshots
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,9 @@ worker: $(READY)  ## Run a worker (RABBITMQ_URL says where the broker is)
 flower: $(READY)  ## Watch the reports on http://localhost:5555
 	$(BIN)/celery -A oops_celery flower
 
+wheel: $(READY)  ## Build dist/celery_oops-VERSION-py3-none-any.whl, to install elsewhere
+	@$(BIN)/python -m build --wheel --outdir dist .
+
 screenshots: $(READY) rabbitmq chromium  ## Take those of docs/monitoring.md again
 	SCREENSHOTS=docs $(BIN)/python -m pytest -n 0 tests/test_flower_browser.py
 
@@ -63,9 +66,9 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV), once; this takes a minute or two ..." >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@# oops-datedir-repo brings the slow bson package, over PyMongo's: put that back.
+	@# For the tests, without the package bson that they ask for: PyMongo has that name.
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
-		--force-reinstall --no-deps pymongo
+		--no-deps oops-amqp oops-datedir-repo
 	@touch $(READY)
 
 $(OLD)/.ready: $(READY)

@@ -16,6 +16,7 @@ from celery import Celery, signals
 from celery.loaders.app import AppLoader
 
 from oops_celery import incoming, settings, wire
+from oops_celery.requirements import check_worker, needed_by
 from oops_celery.sending import Sender
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ DEFAULTS: dict[str, Any] = {
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     # What an operator's or a consumer's code prints stays as it is.
     "worker_redirect_stdouts": False,
+    # RabbitMQ 4.3 may deny queues that are transient and not exclusive. Celery's own
+    # defaults since 5.7; new in 5.6.
+    "control_queue_exclusive": True,
+    "event_queue_exclusive": True,
     "worker_consumer": "oops_celery.consumer:Consumer",
     "worker_send_task_events": True,
 }
@@ -167,9 +172,9 @@ class App(Celery):
         Raises:
             TopologyError: The file cannot be used.
         """
-        from oops_celery.topology import Topology  # brings pydantic: when needed
+        with for_a_person(), needed_by("the topology"):
+            from oops_celery.topology import Topology  # when needed: it takes its time
 
-        with for_a_person():
             return Topology.load(self.oops.topology)
 
     @cached_property
@@ -196,7 +201,13 @@ class App(Celery):
 
     @cached_property
     def Worker(self) -> Any:  # noqa: N802 - Celery's name
-        """The worker."""
+        """The worker.
+
+        Raises:
+            SettingsError: A package is missing, or too old.
+        """
+        with for_a_person():
+            check_worker()
         return self.subclass_with_self("oops_celery.worker:Worker")
 
 

@@ -45,6 +45,9 @@ REFUSED_PAUSE = 2.0
 #: What a task raises to say what becomes of its message; and a revoked one's end.
 _ANSWERS = (Reject, Ignore, Retry, Terminated)
 
+#: How Celery acknowledges and rejects; they log what goes wrong.
+_ANSWERED_BY = (Message.ack_log_error, Message.reject_log_error)
+
 #: Ends of a process.
 _LOST = (WorkerLostError, TimeLimitExceeded, SystemExit, KeyboardInterrupt)
 
@@ -141,12 +144,22 @@ class Consumer(CelerysConsumer):
         green = getattr(self.pool, "is_green", False)
         return super().connection_for_write(url, 0 if green else heartbeat)
 
+    def call_soon(self, operation: Callable[..., Any], *args: Any, **more: Any) -> Any:
+        """Do something in the loop. Celery acknowledges by it before version 5.7."""
+        if getattr(operation, "__func__", None) in _ANSWERED_BY:
+            return self.call_soon_ack(operation, *args)
+        return super().call_soon(operation, *args, **more)
+
     def call_soon_ack(self, answer: Callable[..., Any], *args: Any, **_: Any) -> Any:
         """Acknowledge or reject a message, together with those that are next."""
-        if not self.hub:
-            return super().call_soon_ack(answer, *args)
-        self._answers.append(partial(answer, *args))
-        return self.hub.call_soon(self._answer_soon)
+        if self.hub:
+            self._answers.append(partial(answer, *args))
+            return self.hub.call_soon(self._answer_soon)
+        try:
+            answer(*args)
+        except Exception:
+            logger.exception("a message has no answer; the broker sends it again")
+        return None
 
     def _answer(self) -> None:
         with self._acknowledger.together():
@@ -252,11 +265,24 @@ class Request(celery.worker.request.Request):
         A soft time limit, say, may come at any moment.
         """
         error = _error_of(exc_info)
-        if isinstance(error, (*self.settled, *_LOST)) or self._already_cancelled:
+        if isinstance(error, self.settled):
+            if not isinstance(error, _ANSWERS):
+                self.acknowledge()  # before Celery 5.7, it would reject the message
+            return super().on_failure(exc_info, *args, **kwargs)
+        if self._already_cancelled:
+            # By the signal that ended its process: the message comes again by itself.
+            if isinstance(error, (SystemExit, KeyboardInterrupt)):
+                return task_ready(self)
             return super().on_failure(exc_info, *args, **kwargs)
         task_ready(self)
         logger.error("%s goes back to its queue: %r", self.id, error)
         return self.reject(requeue=True)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Give back a message that was too slow: before 5.7, Celery keeps it."""
+        super().on_timeout(soft, timeout)
+        if not soft:
+            self.reject(requeue=True)
 
 
 def _error_of(exc_info: Any) -> BaseException:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import amqp
+import celery
 
 from oops_celery import receiving, wire
 from oops_celery.comparing import compare
 from oops_celery.link import Link, Unavailable
 from oops_celery.management import Management, ManagementError
 from oops_celery.publishing import TASK_NAME
+from oops_celery.requirements import SAFE_CELERY, check_worker, numbers
 from oops_celery.sending import Sender
 from oops_celery.settings import Settings, SettingsError
 from oops_celery.troubles import trouble
@@ -142,6 +144,7 @@ def examine_broker(
         known = link.raw.server_properties
         version = f"{known.get('product', 'AMQP')} {known.get('version', '')}".strip()
         yield Finding("broker", "ok", f"{version} at {name}")
+        yield from _examine_celery()
         yield from _examine_queues(app, topology, link, ping)
         yield _examine_permissions(app, topology, link)
     except (OSError, amqp.exceptions.ConnectionError) as error:
@@ -149,6 +152,25 @@ def examine_broker(
         yield Finding("broker", "wrong", f"{name}: {text}", fix)
     finally:
         link.close()
+
+
+def _examine_celery() -> Iterator[Finding]:
+    """Say what keeps a worker from running here, now or with a later RabbitMQ."""
+    try:
+        check_worker()
+    except SettingsError as error:
+        text, _, fix = str(error).rpartition(": ")
+        yield Finding("celery", "unknown", f"no worker can run here: {text}", fix)
+        return
+    if numbers(celery.__version__) < SAFE_CELERY:
+        yield Finding(
+            "celery",
+            "unknown",
+            f"the queues of Celery {celery.__version__} for control messages and events"
+            " are transient and not exclusive, which RabbitMQ 4.3 may deny"
+            " (transient_nonexcl_queues)",
+            "pip install 'celery>=5.6' before you run RabbitMQ 4.3",
+        )
 
 
 def _examine_queues(

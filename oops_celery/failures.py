@@ -27,6 +27,9 @@ OWN_TASKS = "oops_celery."
 #: Characters of an argument that a report has: Celery's own default (argsrepr).
 ARGUMENT_WIDTH = 1024
 
+#: Levels that Celery describes of an argument; a setting of Celery since 5.7.
+MAX_LEVELS = 3
+
 #: Hard time limits of which Celery may still tell for a second time.
 REMEMBERED = 100
 
@@ -211,7 +214,8 @@ def _described(
     task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, str]:
     """Return how the sender describes the arguments, where that is not Celery's way."""
-    amqp, levels = task.app.amqp, task.app.conf.task_repr_maxlevels
+    amqp = task.app.amqp
+    levels = task.app.conf.get("task_repr_maxlevels", MAX_LEVELS)
     texts = {
         "argsrepr": saferepr(args, amqp.argsrepr_maxsize, levels),
         "kwargsrepr": saferepr(kwargs, amqp.kwargsrepr_maxsize, levels),

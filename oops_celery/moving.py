@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import amqp
 
-from oops_celery import adoption, deadletters, letters, wire
+from oops_celery import adoption, deadletters, folder, letters, wire
 from oops_celery.browsing import TIMEOUT, Broker, BrokerError
 from oops_celery.letters import Letter
 from oops_celery.link import Refused, SendError, Unavailable
@@ -187,9 +186,9 @@ def discard(broker: Broker, queue: str, wanted: Iterable[bytes]) -> Iterator[Out
 
 
 def export(
-    broker: Broker, queue: str, wanted: Iterable[bytes], folder: str, remove: bool
+    broker: Broker, queue: str, wanted: Iterable[bytes], to: str, remove: bool
 ) -> Iterator[Outcome]:
-    """Write parked reports to a folder, as a `DateDirRepo`.
+    """Write parked reports to a folder: see `oops_celery.folder`.
 
     A report's file has the name, and is in the folder of the day, that it always has:
     so one that is exported again, after an interruption, is the same file. A message
@@ -199,7 +198,7 @@ def export(
         broker: A connection.
         queue: The dead queue.
         wanted: The keys of the letters.
-        folder: The repository; it is made when it is needed.
+        to: The folder; it is made when it is needed.
         remove: Whether to take a report out of the queue when its file is on the disk.
 
     Raises:
@@ -212,7 +211,7 @@ def export(
                 yield Outcome(letter.id, "no report; it stays in the queue")
                 continue
             try:
-                _write(letter, message, folder)
+                _write(letter, message, to)
             except wire.Undecodable as error:
                 yield Outcome(letter.id, f"{error}; it stays in the queue")
                 continue
@@ -222,33 +221,14 @@ def export(
         channel.queue_declare(queue, passive=True)
 
 
-def _write(letter: Letter, message: amqp.Message, folder: str) -> None:
-    report = wire.decode(adoption.body_of(message))
-    day = letter.parked_at or report.get("time")
-    if not isinstance(day, datetime):
-        day = datetime.now(timezone.utc)
+def _write(letter: Letter, message: amqp.Message, to: str) -> None:
+    body = adoption.body_of(message)
+    report = folder.as_it_came(wire.decode(body), body)
+    day = letter.parked_at or wire.peek_time(body, "time")
     try:
-        from oops_datedir_repo import DateDirRepo
-
-        repository = DateDirRepo(folder, inherit_id=True, stash_path=True)
-        repository.publish(report, now=day)
-        path = report["datedir_repo_filepath"]
-        for place in (path, os.path.dirname(path)):
-            _flush(place)
+        folder.write(os.path.abspath(to), report, day)
     except OSError as error:
-        raise ExportError(f"{folder}: {error.strerror or error}") from error
-    except ImportError as error:
-        text = f"{error}: pip install 'oops-celery[worker]'"
-        raise ExportError(text) from error
-
-
-def _flush(place: str) -> None:
-    """Wait until a file or a folder is on the disk."""
-    descriptor = os.open(place, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        raise ExportError(f"{to}: {error.strerror or error}") from error
 
 
 def _taken(

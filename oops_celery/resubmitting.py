@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from oops_celery import wire
+from oops_celery.folder import as_it_came
 from oops_celery.publishing import Publisher
 
-#: The folders of an `oops_datedir_repo.DateDirRepo`.
+#: The folders of a repository: see `oops_celery.folder`.
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
@@ -32,7 +33,7 @@ class Outcome(NamedTuple):
 
 
 def waiting(folder: Path) -> list[Path]:
-    """Return the files of a `DateDirRepo` that are whole, oldest day first.
+    """Return the files of a folder of reports that are whole, oldest day first.
 
     Raises:
         OSError: The folder cannot be read.
@@ -69,7 +70,8 @@ def resubmit(files: list[Path], publisher: Publisher) -> Iterator[Outcome]:
                 file = _taken(path)
                 if file is None:
                     continue
-                report = _encoded(os.read(file, os.fstat(file).st_size))
+                body = os.read(file, os.fstat(file).st_size)
+                report = wire.decode(body)
             except (OSError, wire.Undecodable) as error:
                 reason = getattr(error, "strerror", None) or str(error)
                 outcomes.append(Outcome(path, None, reason))
@@ -77,7 +79,7 @@ def resubmit(files: list[Path], publisher: Publisher) -> Iterator[Outcome]:
                     os.close(file)
                 continue
             sent.append((path, file))
-            yield report
+            yield as_it_came(report, body), report
 
     try:
         for ids in publisher.publish_encoded(reports()):
@@ -93,19 +95,6 @@ def resubmit(files: list[Path], publisher: Publisher) -> Iterator[Outcome]:
         for _, file in sent:
             os.close(file)
     yield from _all_of(outcomes)
-
-
-def _encoded(body: bytes) -> tuple[wire.Encoded, dict[str, Any]]:
-    """Return a report as it is sent: as it is in its file, where it has an id.
-
-    Raises:
-        wire.Undecodable: It is no report.
-    """
-    report = wire.decode(body)
-    report_id = report.get("id")
-    if not isinstance(report_id, str) or not report_id:
-        return wire.encode(report), report
-    return wire.Encoded(report_id, wire.task_id(report_id, body), body), report
 
 
 def _taken(path: Path) -> int | None:

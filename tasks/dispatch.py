@@ -23,6 +23,7 @@ def _register(target: str) -> Instances:
         Request="oops_celery.consumer:Request",
         acks_late=True,
         reject_on_worker_lost=True,
+        acks_on_failure_or_timeout=False,  # before Celery 5.7, see Request
         acks_on_timeout=False,
         acks_on_failure=True,
     )

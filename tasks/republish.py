@@ -29,6 +29,7 @@ GIVE_BACK_PAUSE = 1.0
     Strategy="oops_celery.batching:strategy",
     acks_late=True,
     reject_on_worker_lost=True,
+    acks_on_failure_or_timeout=False,  # before Celery 5.7, see Request
     acks_on_timeout=False,
     # A failure has been parked, by a confirmed publish, when Celery hears of it.
     acks_on_failure=True,

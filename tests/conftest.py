@@ -324,10 +324,11 @@ def keeper(tmp_path: Path) -> Callable[[str], dict[str, str]]:
         body = textwrap.indent(textwrap.dedent(source).strip(), "    ")
         (tmp_path / "keeper.py").write_text(
             f"""
-import os, pathlib, sys, time
-import oops, oops_datedir_repo
+import os, pathlib, sys, time, types
+import oops, oops_celery
 config = oops.Config()
-repository = oops_datedir_repo.DateDirRepo("oopses", inherit_id=True)
+keep = oops_celery.FolderPublisher("oopses", sync=False)
+repository = types.SimpleNamespace(publish=keep)
 def publisher(report, seen):
 {body}
 def counted(report):

@@ -21,7 +21,7 @@ import pytest
 from conftest import Node, Worker, eventually
 from parking import DEAD, MAIN, RETRY, Command, Parking, ids_in, make_report, many
 
-from oops_celery import deadletters, wire
+from oops_celery import FolderPublisher, deadletters, wire
 from oops_celery.browsing import Broker, BrokerError
 from oops_celery.celery import AMQP, App, Loader
 from oops_celery.moving import Replay
@@ -475,8 +475,6 @@ def test_what_was_parked_meanwhile_is_not_discarded(
 def test_export_writes_what_a_worker_would_have_kept(
     parking: Parking, oops_celery: Command
 ) -> None:
-    from oops_datedir_repo import DateDirRepo
-
     reports = [make_report(KeyError("a")), make_report(ValueError("b"))]
     ids = parking.park(*reports)
     parking.park_body(b"garbage", message_id="no-report")
@@ -488,9 +486,9 @@ def test_export_writes_what_a_worker_would_have_kept(
     oops_celery("dead", "export", "out", "--type", "KeyError", "--remove")
     assert parking.broker.count(DEAD) == 2
     files = sorted((oops_celery.folder / "out").glob("*/*"))
-    repository = DateDirRepo(str(oops_celery.folder / "kept"), inherit_id=True)
+    publish = FolderPublisher(oops_celery.folder / "kept")
     for report in reports:
-        repository.publish({**report, "id": wire.encode(report).id})
+        publish({**report, "id": wire.encode(report).id})
     kept = sorted((oops_celery.folder / "kept").glob("*/*"))
     assert [one.name for one in files] == [one.name for one in kept]
     assert [one.read_bytes() for one in files] == [one.read_bytes() for one in kept]

@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 from conftest import Node, environment, eventually
-from oops_datedir_repo import DateDirRepo
 
-from oops_celery import wire
+from oops_celery import FolderPublisher, wire
 
 COMMAND = [str(Path(sys.executable).with_name("oops-celery")), "resubmit"]
 
@@ -25,7 +24,7 @@ def fallback(tmp_path: Path) -> Callable[[int], list[str]]:
     """Write reports into a fallback repository; return their ids."""
 
     def write(count: int) -> list[str]:
-        publish = DateDirRepo(str(tmp_path / "fallback")).publish
+        publish = FolderPublisher(tmp_path / "fallback", sync=False)
         return [
             publish({"type": "ValueError", "n": n, "text": "x" * 2000})[0]
             for n in range(count)

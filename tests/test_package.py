@@ -85,7 +85,7 @@ def test_without_extras_it_publishes(wheel: Path, broker: Node, tmp_path: Path) 
         check=False,
     )
     assert done.returncode == 1
-    assert "pip install 'oops-celery[worker]'" in done.stderr
+    assert "pip install 'celery-oops[worker]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -210,13 +210,13 @@ queues:
     )
     (checkout / "keeper.py").write_text(
         f"""
-import oops, oops_datedir_repo
+import oops, oops_celery
 config = oops.Config()
-repository = oops_datedir_repo.DateDirRepo("oopses", inherit_id=True)
+keep = oops_celery.FolderPublisher("oopses")
 seen = []
 def publisher(report):
     seen.append(1)
-    return [] if len(seen) <= {refusals} else repository.publish(report)
+    return [] if len(seen) <= {refusals} else keep(report)
 config.publisher = publisher
 """
     )

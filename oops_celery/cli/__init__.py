@@ -50,9 +50,20 @@ class _Commands(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> None:
-        """Run a command; Ctrl-C ends it with an exit code of its own."""
+        """Run a command; Ctrl-C ends it with an exit code of its own.
+
+        Packages that are missing are a line.
+        """
         try:
             super().invoke(ctx)
+        except ImportError as error:
+            from oops_celery.cli.asking import CannotTell
+            from oops_celery.requirements import missing
+
+            told = missing(error, f"oops-celery {ctx.invoked_subcommand}")
+            if told is None:
+                raise
+            raise CannotTell(str(told)) from None
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)

@@ -76,7 +76,7 @@ def _registry(file: str | None) -> CollectorRegistry:
         from prometheus_client import CollectorRegistry
     except ImportError:
         raise CannotTell(
-            "this needs prometheus-client: pip install 'oops-celery[worker]'"
+            "this needs prometheus-client: pip install 'celery-oops[worker]'"
         ) from None
 
     from oops_celery.celery import app
