@@ -14,6 +14,8 @@ import click
 import kombu
 from celery import Celery, signals
 from celery.loaders.app import AppLoader
+from celery.utils.nodenames import default_nodename, host_format
+from click.core import ParameterSource
 
 from oops_celery import incoming, settings, wire
 from oops_celery.requirements import check_worker, needed_by
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from oops_celery.topology import Topology
 
 logger = logging.getLogger(__name__)
+
+#: Name of a worker that is given none. Celery's, ``celery@%h``, may be that of another
+#: worker on this host, and RabbitMQ lets only one of a name have its control queue.
+WORKER_NAME = "oops@%h"
 
 #: Celery settings that differ from Celery's defaults.
 DEFAULTS: dict[str, Any] = {
@@ -229,6 +235,25 @@ app = App(
     include=["oops_celery.tasks.republish", "oops_celery.tasks.dispatch"],
     # An application that imports oops_celery keeps its own app.
     set_as_current=False,
+)
+
+
+def worker_name() -> str:
+    """Return the name of a worker that is given none, as ``oops@host``."""
+    return str(host_format(default_nodename(WORKER_NAME)))
+
+
+def _name_worker(context: click.Context, _: click.Parameter, __: Any) -> None:
+    if context.get_parameter_source("hostname") == ParameterSource.DEFAULT:
+        context.params["hostname"] = worker_name()
+
+
+# Celery's place for further options of ``celery worker``; they are read after its own.
+# So the name is also that in the names of its files: ``--pidfile %n.pid``.
+app.user_options["worker"].add(
+    click.Option(
+        ["--default-hostname"], hidden=True, expose_value=False, callback=_name_worker
+    )
 )
 
 

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from oops_celery.declaring import Declaring, Refusal
-from oops_celery.entities import Channel
+from oops_celery.entities import Channel, Queue, denied
 from oops_celery.topology import Topology
 
 #: A binding: the exchange, the routing key, and the arguments.
@@ -35,6 +35,7 @@ class Difference:
         argument: What is different, as the file calls it.
         file: The value in the file.
         broker: The value at the broker, or what it said.
+        note: Why it may be so.
     """
 
     kind: str
@@ -43,10 +44,11 @@ class Difference:
     argument: str = ""
     file: str = ""
     broker: str = ""
+    note: str = ""
 
     def __str__(self) -> str:
         more = {
-            "missing": "",
+            "missing": f": {self.note}" if self.note else "",
             "different": f": {self._values()}",
             "extra": ": at the broker alone, not in the file",
             "unknown": f": cannot be compared; the broker says: {self.broker}",
@@ -101,7 +103,8 @@ def _compare(
     refusal = _ask(declaring, kind, thing, partial(declare, passive=True))
     if refusal is not None:
         what = "missing" if refusal.code == 404 else "unknown"
-        return [Difference(kind, thing.name, what, broker=_said(refusal, what))]
+        said, note = _said(refusal, what), _note(thing)
+        return [Difference(kind, thing.name, what, broker=said, note=note)]
     found: list[Difference] = []
     asked = copy.copy(thing)
     # RabbitMQ tells one difference at a time: take over its value, and ask again.
@@ -130,6 +133,15 @@ def _ask(
     before = len(declaring.refusals)
     declaring.attempt(kind, thing, declare)
     return declaring.refusals[-1] if len(declaring.refusals) > before else None
+
+
+def _note(thing: Any) -> str:
+    """Return what a newer broker denies of a queue."""
+    arguments = getattr(thing, "queue_arguments", None) or {}
+    entry = {key.replace("-", "_"): value for key, value in arguments.items()}
+    if isinstance(thing, Queue):
+        entry.update(durable=thing.durable, exclusive=thing.exclusive)
+    return "; ".join(f"{key}: {why}" for key, why in denied(entry))
 
 
 def _said(refusal: Refusal, what: str) -> str:

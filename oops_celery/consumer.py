@@ -19,11 +19,11 @@ import celery.worker.request
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown
 from celery.worker.consumer.consumer import Consumer as CelerysConsumer
-from celery.worker.state import task_ready
+from celery.worker.state import maybe_shutdown, task_ready
 from kombu import Message
 from vine import promise
 
-from oops_celery import adoption, deadletters, incoming, wire
+from oops_celery import adoption, deadletters, incoming, troubles, wire
 from oops_celery.acknowledging import Acknowledger
 from oops_celery.consumers import ConsumerFailed
 from oops_celery.publishing import TASK_NAME
@@ -39,8 +39,12 @@ EVENTS_AT_ONCE = 1000
 #: Seconds before a message that cannot be parked goes back: it comes again at once.
 GIVE_BACK_PAUSE = 1.0
 
-#: Seconds before a broker that has refused something is asked again.
-REFUSED_PAUSE = 2.0
+#: Seconds before the next connection: at first, and at most.
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
+
+#: Seconds after which a connection that is lost was a good one.
+GOOD_AFTER = 10.0
 
 #: What a task raises to say what becomes of its message; and a revoked one's end.
 _ANSWERS = (Reject, Ignore, Retry, Terminated)
@@ -62,6 +66,8 @@ warnings.filterwarnings(
 class Consumer(CelerysConsumer):
     """Celery's consumer; it declares the topology, and parks what it cannot run."""
 
+    first_connection_attempt: bool
+
     class Blueprint(CelerysConsumer.Blueprint):
         """Celery's steps, and one for the dispatcher's consumers.
 
@@ -73,8 +79,9 @@ class Consumer(CelerysConsumer):
             *(
                 step
                 for step in CelerysConsumer.Blueprint.default_steps
-                if "delayed_delivery" not in step
+                if "delayed_delivery" not in step and "control" not in step
             ),
+            "oops_celery.controlling:Control",
             "oops_celery.dispatching:Dispatching",
         )
 
@@ -89,51 +96,98 @@ class Consumer(CelerysConsumer):
         #: When the events that wait are sent, by the monotonic clock.
         self._events_go_at = 0.0
         self._was_ready = False
+        #: Since when the broker lets it receive, by the monotonic clock.
+        self._ready_at: float | None = None
+        self._next_pause = FIRST_PAUSE
+        #: What was wrong with the topology when it was last declared.
+        self._problems: set[str] = set()
+        #: What was wrong with the broker when it was last said.
+        self._trouble: troubles.Trouble | None = None
 
     def on_ready(self) -> None:
         """Know that the broker has let it receive."""
         self._was_ready = True
+        self._ready_at = time.monotonic()
         super().on_ready()
 
     def connect(self) -> Any:
         """Connect, and declare the topology before anything is consumed."""
         connection = super().connect()
+        first = connection.connection
         topology = self.app.topology
-        for problem in topology.warnings:
-            logger.warning("%s: %s", topology.source, problem)
-        for refusal in topology.declare(connection.channel):
-            logger.error("%s: %s", topology.source, refusal)
-            if refusal.code == 404 and refusal.name == self.app.oops.queue:
-                raise WorkerShutdown(1)
+        refusals = topology.declare(connection.channel)
+        for level, problem in (
+            *((logging.WARNING, each) for each in topology.warnings),
+            *((logging.ERROR, each) for each in refusals),
+        ):
+            if str(problem) not in self._problems:  # else it was said
+                logger.log(level, "%s: %s", topology.source, problem)
+        self._problems = {*map(str, topology.warnings), *map(str, refusals)}
+        queue = self.app.oops.queue
+        if any(each.code == 404 and each.name == queue for each in refusals):
+            raise WorkerShutdown(1)
+        if self.hub and connection.connection is not first:  # a refusal has closed it
+            connection.register_with_event_loop(self.hub)
         self._acknowledger = Acknowledger(connection.default_channel)
         incoming.as_they_come(connection.default_channel, self._acknowledger)
         return connection
 
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect; try again for as long as it takes, and say why once."""
+        conf = self.app.conf
+        name = "broker_connection_retry"
+        if not conf[f"{name}_on_startup" if self.first_connection_attempt else name]:
+            return super().ensure_connected(conn)
+
+        def failed(error: Exception, interval: float) -> None:
+            if interval:  # each of its hosts was tried
+                self._met(error)
+
+        limit = conf.broker_connection_max_retries
+        conn.ensure_connection(failed, limit, callback=maybe_shutdown)
+        self.first_connection_attempt = False
+        return conn
+
     def on_connection_error_before_connected(self, exc: Exception) -> None:
-        """Try again; see `_refused`."""
-        self._refused(exc)
-        super().on_connection_error_before_connected(exc)
+        """Say it, and try again after a pause."""
+        self._met(exc)
+        self._pause()
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Try again; see `_refused`."""
-        self._refused(exc)
+        """Clean up as Celery does, and try again after a pause."""
+        self._met(exc)
         super().on_connection_error_after_connected(exc)
+        self._pause()
 
-    def _refused(self, error: Exception) -> None:
-        """Do not ask a broker that refuses (rights, a password) without a pause.
+    def _met(self, error: Exception) -> None:
+        """Say what is wrong with the broker, once.
 
         Raises:
             WorkerShutdown: It has refused from the start, and is likely to go on so.
         """
-        if not isinstance(error, self.channel_errors):
-            return
-        if not self._was_ready:
+        since, self._ready_at = self._ready_at, None
+        if since is not None and time.monotonic() - since > GOOD_AFTER:
+            self._trouble, self._next_pause = None, FIRST_PAUSE
+        trouble = troubles.meaning(error)
+        if trouble.lasting and not self._was_ready:
             logger.critical(
-                "the broker refuses: %s; `oops-celery doctor` says what is missing",
+                "the broker refuses: %s (%s); `oops-celery doctor` says more",
+                trouble,
                 error,
             )
             raise WorkerShutdown(1)
-        time.sleep(REFUSED_PAUSE)
+        if trouble != self._trouble:
+            name = self.conninfo.as_uri()
+            logger.error("%s: %s (%s); trying again", name, trouble, error)
+        self._trouble = trouble
+
+    def _pause(self) -> None:
+        """Wait before the next connection: longer, the more often it was in vain."""
+        until = time.monotonic() + self._next_pause
+        self._next_pause = min(2 * self._next_pause, LONGEST_PAUSE)
+        while (left := until - time.monotonic()) > 0:
+            maybe_shutdown()
+            time.sleep(min(left, 1))
 
     def connection_for_write(self, url: Any = None, heartbeat: Any = None) -> Any:
         """Return the connection for events.

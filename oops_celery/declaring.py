@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import struct
+import time
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any
 
 import amqp
+from amqp.exceptions import ConnectionForced, FrameSyntaxError
 from kombu.transport import virtual
 
 from oops_celery.entities import Channel, Queue
@@ -18,15 +21,51 @@ from oops_celery.entities import Channel, Queue
 _NotEquivalent = virtual.base.NotEquivalentError
 
 
-class Declaring:
-    """Declares one thing after another, on a new channel after each refusal."""
+#: Seconds before a declaration that closed the connection is tried again: at first, and
+#: at most. Each try costs the connection.
+FIRST_PAUSE = 30.0
+LONGEST_PAUSE = 3600.0
 
-    def __init__(self, open_channel: Callable[[], Channel]) -> None:
+
+@dataclass
+class _Closed:
+    """A declaration at which the broker closed the connection."""
+
+    code: int
+    text: str
+    pause: float
+    again_at: float
+
+
+#: What closed a connection of this process, by broker and declaration: done again on
+#: each new connection, it would close them all.
+CLOSED: dict[Hashable, _Closed] = {}
+
+
+class Declaring:
+    """Declares one thing after another, on a new channel after each refusal.
+
+    A refusal may also close the connection (503 for an exchange type that a broker has
+    not, 541 for a feature that RabbitMQ 4 denies): the rest is declared on a new one,
+    and in this process that thing is left out for a while.
+
+    Attributes:
+        refusals: What the broker refused.
+        reconnected: Whether a refusal has closed the connection.
+    """
+
+    def __init__(
+        self,
+        open_channel: Callable[[], Channel],
+        closed: dict[Hashable, _Closed] | None = None,
+    ) -> None:
         self.refusals: list[Refusal] = []
+        self.reconnected = False
         self._open_channel = open_channel
+        self._closed = {} if closed is None else closed
         self._channel: Channel = None
-        #: Exchanges and queues that nothing can be bound to, or from.
-        self._unusable: set[tuple[str, str]] = set()
+        #: Exchanges and queues that were refused, and with which code.
+        self._refused: dict[tuple[str, str], int] = {}
 
     def __enter__(self) -> Declaring:
         return self
@@ -43,42 +82,78 @@ class Declaring:
 
     def attempt(self, kind: str, thing: Any, declare: Callable[..., Any]) -> None:
         """Declare an exchange or a queue."""
-        refused = self._try(lambda channel: declare(channel=channel))
+        refused = self._try(
+            (kind, thing, thing.passive), lambda channel: declare(channel=channel)
+        )
         if refused is None:
             return
         code, text = refused
         self.refusals.append(Refusal(kind, thing.name, code, text, thing.passive))
-        # Missing, or another connection's own: its bindings would only be refused too.
-        if code in (404, 405):
-            self._unusable.add((kind, thing.name))
+        self._refused[kind, thing.name] = code
 
     def bind(self, queue: Queue, binding: Any) -> None:
         """Declare a binding."""
-        source = binding.exchange.name
-        if {("queue", queue.name), ("exchange", source)} & self._unusable:
+        source, key = binding.exchange.name, binding.routing_key or ""
+        ends = {
+            self._refused.get(("queue", queue.name)),
+            self._refused.get(("exchange", source)),
+        }
+        # Missing, or another connection's own: its bindings would only be refused too.
+        if ends & {404, 405}:
             return
-        refused = self._try(partial(_bind, queue, binding))
-        if refused is not None:
-            key = f" ({binding.routing_key})" if binding.routing_key else ""
-            name = f"{source} -> {queue.name}{key}"
-            self.refusals.append(Refusal("binding", name, *refused))
+        what = ("binding", source, queue.name, key, repr(binding.arguments))
+        refused = self._try(what, partial(_bind, queue, binding))
+        if refused is None or (refused[0] == 404 and ends != {None}):
+            return  # that an end is not there has been said
+        name = f"{source} -> {queue.name}" + (f" ({key})" if key else "")
+        self.refusals.append(Refusal("binding", name, *refused))
 
-    def _try(self, declare: Callable[[Channel], Any]) -> tuple[int, str] | None:
+    def _try(
+        self, what: Hashable, declare: Callable[[Channel], Any]
+    ) -> tuple[int, str] | None:
+        """Return the code and the text of the refusal; None if it was declared."""
         if self._channel is None:
             self._channel = self._open_channel()
+        raw = getattr(self._channel, "connection", None)
+        what = getattr(raw, "host", None), getattr(raw, "virtual_host", None), what
+        known = self._closed.get(what)
+        if known is not None and time.monotonic() < known.again_at:
+            return known.code, known.text
         try:
             declare(self._channel)
         except _NotEquivalent as error:
             return 406, str(error)
-        except amqp.ChannelError as error:
-            self._close()  # the broker has closed its side
-            return int(error.reply_code), str(error.reply_text)
+        except amqp.AMQPError as error:
+            if not is_refusal(error):
+                raise
+            refused = int(error.reply_code), str(error.reply_text)
+            if getattr(raw, "connected", True):
+                self._close()  # the broker has closed its side
+            else:
+                self._channel, self.reconnected = None, True
+                pause = min(2 * known.pause, LONGEST_PAUSE) if known else FIRST_PAUSE
+                again_at = time.monotonic() + pause
+                self._closed[what] = _Closed(*refused, pause, again_at)
+            return refused
+        except (struct.error, UnicodeError) as error:  # py-amqp has sent nothing
+            return FrameSyntaxError.code, f"it does not fit into a message: {error}"
+        self._closed.pop(what, None)
         return None
 
     def _close(self) -> None:
         channel, self._channel = self._channel, None
         if channel is not None:
             channel.close()
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether an error is a broker's answer to what was asked.
+
+    Whatever it has closed, the channel or the connection. Errors without a code are
+    py-amqp's own: the connection was lost. With 320 a broker says that it is stopping.
+    """
+    code = getattr(error, "reply_code", None)
+    return bool(code) and code != ConnectionForced.code
 
 
 def _bind(queue: Queue, binding: Any, channel: Channel) -> None:
@@ -106,7 +181,7 @@ class Refusal:
     Attributes:
         kind: ``exchange``, ``queue`` or ``binding``.
         name: The exchange, the queue, or ``exchange -> queue (routing key)``.
-        code: The reply code of AMQP 0-9-1: 403, 404, 405 or 406.
+        code: The reply code of AMQP 0-9-1: 403, 404, 405, 406, 503, 541...
         text: What the broker said.
         passive: Whether the file says passive, so that nothing was to be made.
     """
@@ -121,7 +196,7 @@ class Refusal:
         return f"{self.kind} {self.name}: {self._reason()}"
 
     def _reason(self) -> str:
-        said = self.text.partition(" - ")[2] or self.text
+        said = self.text.partition(" - ")[2] or f"{self.text} ({self.code})"
         if self.code == 406:
             return self._as_difference() or f"the broker says: {said}; change the file"
         if self.code == 404 and self.passive:
@@ -168,7 +243,12 @@ class Refusal:
             return "give the user the right to configure it, or say passive: true"
         if self.code == 405:
             return "end the connection that has it, or change exclusive in the file"
-        return "declare it in the file, or make it at the broker first"
+        if self.code == 404:
+            return "declare it in the file, or make it at the broker first"
+        return (
+            "this broker cannot have it so, or must not: change it in the file, or see"
+            " the broker's log"
+        )
 
 
 def _value(text: str) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
+import amqp
 import kombu
-from amqp.exceptions import NotFound
 from celery import bootsteps
 from kombu import Message
 from kombu.common import ignore_errors
 
-from oops_celery import adoption, incoming, wire
+from oops_celery import adoption, incoming, troubles, wire
+from oops_celery.declaring import is_refusal
 
 if TYPE_CHECKING:
     from oops_celery.topology import ConsumerEntry
@@ -21,8 +23,11 @@ if TYPE_CHECKING:
 #: Seconds before a message that could not be begun goes back: it comes again at once.
 GIVE_BACK_PAUSE = 1.0
 
-#: Seconds before a queue that is not there is looked for again.
-MISSING_QUEUE_PAUSE = 5.0
+#: Seconds before a queue that is not there, or is refused, is asked for again.
+REFUSED_PAUSE = 5.0
+
+#: Seconds before that if the refusal closed the connection: it is everybody's.
+CLOSED_PAUSE = 600.0
 
 logger = logging.getLogger("amqp-dispatcher")
 
@@ -79,16 +84,38 @@ class Lane:
         self._at_work: set[_Work] = set()
         self._beginning = False
         self._lock = RLock()
+        #: What was last said of a refusal, and until when none is risked again.
+        self._said: troubles.Trouble | None = None
+        self._not_before = 0.0
 
     def open(self, connection: Any) -> None:
-        """Begin to consume; while the queue is not there, try again.
+        """Begin to consume; while the queue is not there, or refused, try again.
 
         Args:
             connection: Celery's, when this was asked for.
         """
         if self._celery.connection is not connection:
             return  # it is opened on the next one
+        if (left := self._not_before - time.monotonic()) > 0:
+            self._open_after(left, connection)
+            return
         channel = connection.channel()
+        try:
+            self._consumer = self._consume(channel)
+        except amqp.AMQPError as error:
+            if not is_refusal(error):
+                raise
+            self._say(error)
+            if not connection.connected:
+                self._not_before = time.monotonic() + CLOSED_PAUSE
+                text = f"the broker refuses queue {self._entry.queue}, and closed it"
+                raise amqp.RecoverableConnectionError(text) from None
+            channel.close()
+            self._open_after(REFUSED_PAUSE, connection)
+        else:
+            self._said = None
+
+    def _consume(self, channel: Any) -> kombu.Consumer:
         incoming.as_they_come(channel)
         channel.basic_qos(0, self._entry.prefetch_count, False)
         # It is declared with the topology, or somebody else's.
@@ -101,23 +128,35 @@ class Lane:
             accept=[wire.ADOPTED],
             auto_declare=False,
         )
-        try:
-            consumer.consume()
-        except NotFound:
+        consumer.consume()
+        return consumer
+
+    def _open_after(self, seconds: float, connection: Any) -> None:
+        again = (self.open, connection)
+        self._celery.timer.call_after(seconds, self._celery.call_soon, again)
+
+    def _say(self, error: amqp.AMQPError) -> None:
+        trouble = troubles.meaning(error)
+        if trouble == self._said:
+            return
+        self._said = trouble
+        queue, consumer = self._entry.queue, self._entry.consumer
+        if error.reply_code == amqp.NotFound.code:
             logger.error(
                 "queue %s, for the consumer %s, is not at the broker: declare it under "
                 "queues: in %s, or make it at the broker; it is looked for every %g s",
-                self._entry.queue,
-                self._entry.consumer,
+                queue,
+                consumer,
                 self._celery.app.topology.source,
-                MISSING_QUEUE_PAUSE,
-            )
-            again = (self.open, connection)
-            self._celery.timer.call_after(
-                MISSING_QUEUE_PAUSE, self._celery.call_soon, again
+                REFUSED_PAUSE,
             )
         else:
-            self._consumer = consumer
+            logger.error(
+                "queue %s is refused to the consumer %s: %s; it is asked for again",
+                queue,
+                consumer,
+                trouble,
+            )
 
     def stop(self) -> None:
         """Begin nothing more; what is at work comes to its end."""

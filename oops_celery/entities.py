@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import amqp
@@ -113,3 +113,27 @@ class Queue(kombu.Queue):
         bindings = ", ".join(map(str, self.bindings))
         more = f" <- {bindings}" if bindings else ""
         return f"<Queue {self.name}{more} {self.queue_arguments or {}}>"
+
+
+def denied(queue: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what newer brokers deny of a queue: the key of the file, and why.
+
+    See https://www.rabbitmq.com/docs/deprecated-features: RabbitMQ 4.3 closes the
+    connection that declares such a queue.
+
+    Args:
+        queue: An entry of ``queues:``, with the keys and values of the file.
+    """
+    if queue.get("passive") is True:
+        return
+    if queue.get("x_queue_master_locator") is not None:
+        yield (
+            "x_queue_master_locator",
+            "RabbitMQ 4.3 denies it (queue_master_locator); remove it",
+        )
+    if queue.get("durable") is False and queue.get("exclusive") is not True:
+        yield (
+            "durable",
+            "false: RabbitMQ 4.3 denies a queue that is neither durable nor exclusive"
+            " (transient_nonexcl_queues); remove it",
+        )

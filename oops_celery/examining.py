@@ -186,7 +186,7 @@ def _examine_queues(
             "wrong",
             f"{_said(differing[0])}{more}",
             "oops-celery topology diff tells all, topology declare makes what is"
-            " missing",
+            " missing, or says why the broker refuses it",
         )
     elif found:
         yield Finding("topology", "unknown", str(found[0]))
@@ -223,8 +223,10 @@ def _examine_queues(
 
 
 def _said(difference: Any) -> str:
-    missing = " is missing" if difference.what == "missing" else ""
-    return f"{difference}{missing}"
+    if difference.what != "missing":
+        return str(difference)
+    note = f" ({difference.note})" if difference.note else ""
+    return f"{difference.kind} {difference.name} is missing{note}"
 
 
 class _Enough(Exception):

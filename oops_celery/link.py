@@ -38,16 +38,24 @@ class Link:
     def __init__(self, connection: Any, confirm: bool, timeout: float) -> None:
         _connect(connection, timeout)
         self.confirm = confirm
-        #: py-amqp's connection; None for kombu's other transports.
-        self.raw = self._raw(connection)
-        if self.raw is not None:
-            self.raw.confirm_publish = confirm
-            self.raw.on_blocked = self._on_blocked
         self.connection = connection  # closed when it is forgotten, so hold it
         self.returned: Exception | None = None
         #: Whether the broker has nacked what this channel sent.
         self.nacked = False
+        self._begin()
+
+    def _begin(self) -> None:
+        #: py-amqp's connection; None for kombu's other transports.
+        self.raw = self._raw(self.connection)
+        if self.raw is not None:
+            self.raw.confirm_publish = self.confirm
+            self.raw.on_blocked = self._on_blocked
         self._open_channel()
+
+    def follow(self) -> None:
+        """Go on with kombu's new connection, if a refusal has closed the first one."""
+        if self.raw is not None and not self.raw.connected:
+            self._begin()
 
     def _open_channel(self) -> None:
         if self.raw is None:

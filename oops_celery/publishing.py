@@ -18,6 +18,7 @@ from oops_celery import settings, wire
 from oops_celery.link import Link, Refused, SendError, Unavailable
 from oops_celery.pipelining import send_many
 from oops_celery.sending import Sender
+from oops_celery.troubles import meaning
 
 #: The name of the task that a report travels as.
 TASK_NAME = "oops_celery.republish"
@@ -283,9 +284,10 @@ class _Health:
 
     def failed(self, error: SendError, seconds: float) -> None:
         # A refusal is about this message or its exchange: others may pass.
-        trouble = str(error) if isinstance(error, Refused) else "unavailable"
+        trouble = str(error) if isinstance(error, Refused) else str(meaning(error))
         if trouble != self._trouble:
-            logger.warning("reports are not published: %s", error)
+            more = "" if str(error) in trouble else f" ({error})"
+            logger.warning("reports are not published: %s%s", trouble, more)
         self._trouble = trouble
         if isinstance(error, Unavailable):
             self._quick = seconds < QUICK

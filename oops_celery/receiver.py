@@ -16,6 +16,7 @@ from oops_celery import adoption, deadletters, wire
 from oops_celery.link import Link, SendError
 from oops_celery.receiving import NotTaken, receive
 from oops_celery.sending import Sender
+from oops_celery.troubles import meaning
 
 if TYPE_CHECKING:
     import oops
@@ -111,7 +112,8 @@ class Receiver:
 
         Raises:
             OSError, amqp.ConnectionError, kombu.exceptions.OperationalError: There was
-                no broker for 120 seconds; this is what the last try met.
+                no broker for 120 seconds, this is what the last try met; or it is not
+                to be had by waiting (no such virtual host, an unknown certificate).
             amqp.ChannelError: The broker does not let us (no such queue, wrong
                 password).
         """
@@ -122,6 +124,8 @@ class Receiver:
                 try:
                     self._run()
                 except CONNECTION_ERRORS as error:
+                    if meaning(error).lasting:
+                        raise
                     if not self.stopping and self._gives_up(error):
                         raise
                     time.sleep(CONNECT_PAUSE)

@@ -146,6 +146,7 @@ class Sender:
         if self._on_open is not None:
             try:
                 self._on_open(link)
+                link.follow()
             except BaseException:
                 self.discard(link)
                 raise

@@ -22,7 +22,7 @@ from importlib.resources import files
 
 import kombu
 
-from oops_celery.declaring import Declaring, Refusal
+from oops_celery.declaring import CLOSED, Declaring, Refusal
 from oops_celery.entities import Channel, Exchange, Queue
 from oops_celery.topology_checks import read
 from oops_celery.topology_schema import ExchangeEntry, QueueEntry
@@ -197,7 +197,8 @@ class Topology:
 
         Args:
             open_channel: Opens a channel: `kombu.Connection.channel`. Called again
-                after each refusal, since AMQP closes the channel then.
+                after each refusal, since AMQP closes the channel then, or even the
+                connection: a `kombu.Connection` opens another one.
 
         Returns:
             What the broker refused; empty when everything is there.
@@ -205,14 +206,17 @@ class Topology:
         Raises:
             OSError, amqp.exceptions.ConnectionError: Whatever the connection raises.
         """
-        with Declaring(open_channel) as declaring:
+        with Declaring(open_channel, CLOSED) as declaring:
             for exchange in self.exchanges:
                 declaring.attempt("exchange", exchange, exchange.declare)
-            for queue in self.queues:
+            # Exclusive queues end with their connection: once no refusal closes it.
+            for queue in sorted(self.queues, key=lambda queue: queue.exclusive):
                 declaring.attempt("queue", queue, queue.queue_declare)
             for queue in self.queues:
                 for binding in queue.bindings:
                     declaring.bind(queue, binding)
+        if declaring.reconnected and any(queue.exclusive for queue in self.queues):
+            return self.declare(open_channel)  # perhaps one was on that connection
         return declaring.refusals
 
     def __repr__(self) -> str:

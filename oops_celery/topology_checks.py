@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from oops_celery.entities import denied
 from oops_celery.topology_schema import (
     QUEUE_ARGUMENTS,
     BindingEntry,
@@ -141,6 +142,8 @@ def _add_detail(
 
 
 def _known_key(key: Any, model: type[Entry]) -> str:
+    if str(key).startswith("x_ha_"):
+        return "; RabbitMQ knows no mirrored queues any more: x_queue_type: quorum"
     names = list(model.model_fields)
     guess = did_you_mean(str(key), names)
     if guess:
@@ -189,6 +192,9 @@ def _check_queues(document: Any, findings: _Findings) -> None:
         path: Path = ("queues", index)
         _check_replicated(path, queue, findings)
         _check_strategy(path, queue, findings)
+        for denied_key, why in denied(queue):
+            if path not in findings.broken:
+                findings.warn((*path, denied_key), why)
         exchange = queue.get("x_dead_letter_exchange")
         key = queue.get("x_dead_letter_routing_key")
         if exchange is None:

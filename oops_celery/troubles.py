@@ -1,56 +1,177 @@
-"""What can be wrong with a connection to the broker, for a person."""
+"""What an error of the broker means: what it is, whether it passes, and the way out.
+
+AMQP's errors are told apart by their code and what the broker says, not by their class:
+403 is a wrong password or a missing right, 530 a missing virtual host or one connection
+too many, and each of them may close a channel or the connection.
+"""
 
 from __future__ import annotations
 
 import ssl
+from dataclasses import dataclass
 from socket import gaierror
 
-import amqp
+from amqp.exceptions import AMQPError
 
-#: What can be wrong with a connection; the first that fits.
-_TROUBLES: tuple[tuple[type[BaseException], str, str], ...] = (
+
+@dataclass(frozen=True)
+class Trouble:
+    """What is wrong with the broker, for a person.
+
+    Attributes:
+        text: What is wrong.
+        fix: What to do.
+        lasting: Whether it is so until somebody does something: asking again is vain.
+    """
+
+    text: str
+    fix: str
+    lasting: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.text}; {self.fix}"
+
+
+_LOG = "see RabbitMQ's log"
+
+_ALARM = Trouble(
+    "an alarm is on, and it takes no reports",
+    "free memory or disk space there, or raise RabbitMQ's limits",
+)
+_PASSWORD = Trouble(
+    "wrong user or password",
+    "set RABBITMQ_URL, or at the broker: rabbitmqctl change_password",
+    lasting=True,
+)
+_VHOST = Trouble(
+    "no such virtual host",
+    "check the path of RABBITMQ_URL, or rabbitmqctl add_vhost",
+    lasting=True,
+)
+_VHOST_REFUSED = Trouble(
+    "the user may not use this virtual host",
+    "check the path of RABBITMQ_URL, or rabbitmqctl set_permissions",
+    lasting=True,
+)
+#: What can be wrong below AMQP; the first that fits.
+_BELOW: tuple[tuple[type[BaseException], Trouble], ...] = (
     (
-        amqp.AccessRefused,
-        "wrong user or password",
-        "set RABBITMQ_URL, or at the broker: rabbitmqctl change_password",
+        ssl.SSLCertVerificationError,
+        Trouble(
+            "TLS fails: the broker's certificate is not of a known authority, not for"
+            " this host, or out of date",
+            "check the host and cacertfile of RABBITMQ_URL, and the certificate",
+            lasting=True,
+        ),
     ),
     (
-        amqp.NotAllowed,
-        "no such virtual host, or the user may not use it",
-        "check the path of RABBITMQ_URL, or rabbitmqctl set_permissions",
+        ssl.SSLEOFError,
+        Trouble(
+            "TLS fails: the connection was closed",
+            "check the port and certfile of RABBITMQ_URL, and see RabbitMQ's log",
+        ),
     ),
     (
         ssl.SSLError,
-        "TLS fails: one side refuses the other's certificate, or has no TLS there",
-        "check the port, cacertfile and certfile of RABBITMQ_URL",
+        Trouble(
+            "TLS fails: one side refuses the other's certificate, or has no TLS there",
+            "check the port, cacertfile and certfile of RABBITMQ_URL",
+            lasting=True,
+        ),
     ),
-    (gaierror, "there is no such host", "check the host in RABBITMQ_URL"),
+    (
+        gaierror,
+        Trouble("there is no such host", "check the host in RABBITMQ_URL"),
+    ),
     (
         ConnectionRefusedError,
-        "nothing listens there",
-        "start RabbitMQ, or set RABBITMQ_URL to where it is",
+        Trouble(
+            "nothing listens there",
+            "start RabbitMQ, or set RABBITMQ_URL to where it is",
+        ),
     ),
     (
         TimeoutError,
-        "no answer in time",
-        "it hangs, or a firewall drops what is sent: see RabbitMQ's log, restart it",
+        Trouble(
+            "no answer in time",
+            "it hangs, or a firewall drops what is sent: see RabbitMQ's log, restart"
+            " it",
+        ),
     ),
 )
 
+#: What py-amqp says if the other side hangs up before it has said anything.
+_HUNG_UP = "Server unexpectedly closed connection"
+_STRANGER = Trouble(
+    "the connection was closed without an answer",
+    "it is starting or stopping, or the port of RABBITMQ_URL is another service's, or"
+    " must be amqps://: see RabbitMQ's log",
+)
 
-def trouble(error: BaseException) -> tuple[str, str]:
-    """Return what is wrong with a connection, and what to do."""
+
+def meaning(error: BaseException) -> Trouble:
+    """Return what an error means: whatever a connection, or a channel, has raised."""
     chain = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
     if "blocked by the broker" in str(error):
-        return (
-            "an alarm is on, and it takes no reports",
-            "free memory or disk space there, or raise RabbitMQ's limits",
-        )
-    for kind, text, fix in _TROUBLES:
+        return _ALARM
+    for each in chain:
+        if isinstance(each, AMQPError) and (found := _said(each)):
+            return found
+    for kind, found in _BELOW:
         if any(isinstance(each, kind) for each in chain):
-            return text, fix
-    return str(error) or type(error).__name__, "see RabbitMQ's log"
+            return found
+    text = str(error) or type(error).__name__
+    return _STRANGER if _HUNG_UP in text else Trouble(text, _LOG)
+
+
+def trouble(error: BaseException) -> tuple[str, str]:
+    """Return what is wrong, and what to do; see `meaning`."""
+    found = meaning(error)
+    return found.text, found.fix
+
+
+def _said(error: AMQPError) -> Trouble | None:
+    """Return what a broker's answer means; None if it has said nothing.
+
+    The codes are AMQP 0-9-1's (its constants); RabbitMQ tells more in the text.
+    """
+    code = int(error.reply_code or 0)
+    said = str(error.reply_text).partition(" - ")[2] or str(error.reply_text)
+    # Methods of the connection, or none: it was not let in.
+    at_the_door = not error.method_sig or error.method_sig[0] in (0, 10)
+    match code:
+        case 403 if at_the_door:
+            return _PASSWORD
+        case 402 | 530 if at_the_door:
+            return _not_let_in(said)
+        case 403:
+            return Trouble(
+                f"the user has not the right: {said}",
+                "rabbitmqctl set_permissions -p VHOST USER '.*' '.*' '.*', or less",
+                lasting=True,
+            )
+        case 404:
+            return Trouble(
+                said, "oops-celery topology declare makes what is missing", lasting=True
+            )
+        case 405:
+            return Trouble(said, "end the connection that has it")
+        case 406 | 530 | 540:
+            return Trouble(
+                said, "oops-celery topology diff tells what differs", lasting=True
+            )
+        case 0:
+            return None
+    return Trouble(f"{said} ({code})", _LOG)
+
+
+def _not_let_in(said: str) -> Trouble:
+    if "limit" in said:
+        return Trouble(said, "close other connections, or raise the limit there")
+    if "down" in said:
+        return Trouble(said, "rabbitmqctl restart_vhost, and see RabbitMQ's log")
+    return _VHOST_REFUSED if "refused" in said else _VHOST

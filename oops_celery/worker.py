@@ -15,7 +15,7 @@ from celery.app.defaults import DEFAULTS as CELERYS_DEFAULTS
 
 from oops_celery import logs
 from oops_celery.batching import MAX_REPORTS
-from oops_celery.celery import App, for_a_person
+from oops_celery.celery import App, for_a_person, worker_name
 from oops_celery.imports import check_imports, guarded, load
 from oops_celery.settings import SettingsError
 from oops_celery.topology import TopologyError
@@ -35,6 +35,11 @@ class Worker(celery.apps.worker.Worker):
 
     #: Messages that are prefetched for each place of the pool.
     prefetch_multiplier: int
+
+    def __init__(
+        self, app: App | None = None, hostname: str | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(app, hostname or worker_name(), **kwargs)
 
     def on_before_init(self, **kwargs: Any) -> None:
         """Check what can be checked without a broker."""

@@ -180,7 +180,7 @@ def test_a_worker_waits_for_the_broker_as_long_as_it_takes(tmp_path: Path) -> No
             stderr=output,
         )
     try:
-        eventually(lambda: b"Trying again in" in log.read_bytes() or process.poll())
+        eventually(lambda: b"trying again" in log.read_bytes() or process.poll())
         assert process.poll() is None, log.read_text()[-2000:]
     finally:
         process.kill()
