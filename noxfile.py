@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
-import tomllib
+from collections import Counter
 from pathlib import Path
 
 import nox
 
 ROOT = Path(__file__).parent
 RECORDS = ROOT / "var/matrix"
+PAGE = ROOT / "docs/compatibility.md"
+START, END = "<!-- make matrix writes this -->", "<!-- up to here -->"
+COLUMNS = ["Python", "Celery", "kombu", "amqp", "billiard", "RabbitMQ"]
+#: Exit code of tests/in-debian on a machine that cannot have one.
+CANNOT = 77
 
-#: What runs in a cell: everything but what takes long or installs something.
+#: What runs in a cell, which is for what differs between versions.
+CHOSEN = ["-m", "not slow and not restarts and not installs"]
 PUBLISHER = ["tests/test_wire.py", "tests/test_publisher.py"]
 WORKER = [
     *PUBLISHER,
@@ -30,11 +35,29 @@ WORKER = [
     "tests/test_journey.py",
 ]
 
-#: The lowest and the highest release of each series. Before 5.5 for publishers alone.
-CELERY = ["5.3.0", "5.3.6", "5.4.0", "5.5.0", "5.5.3", "5.6.0", "5.6.3", "5.7.0"]
+#: The lowest and the highest release of each series, and what is installed for it; the
+#: lowest of all with the lowest of the other libraries that pyproject.toml permits.
+CELERY = {
+    "5.3.0": ["celery==5.3.0", "kombu==5.3.0", "amqp==5.1.1", "pymongo==4.0"],
+    "5.3.6": ["celery==5.3.6"],
+    "5.4.0": ["celery==5.4.0"],
+    "5.5.0": ["celery==5.5.0", "billiard==4.3.1"],
+    "5.5.3": ["celery==5.5.3"],
+    "5.6.0": ["celery==5.6.0"],
+    "5.6.3": ["celery==5.6.3"],
+    "5.7.0": ["celery==5.7.0"],
+}
+NEWEST = "5.7.0"
+#: Before it, Celery is for publishers alone.
+WORKER_FROM = "5.5"
 PYTHON = ["3.10", "3.11", "3.12", "3.13", "3.14"]
-#: Suite of Debian, and whether its RabbitMQ denies what it deprecates.
-RABBITMQ = [("trixie", False), ("sid", False), ("sid", True)]
+#: Suites of Debian; `-denied`: its RabbitMQ permits nothing that it deprecates.
+RABBITMQ = ["trixie", "sid", "sid-denied"]
+CELLS = [
+    *(f"celery-{each}" for each in CELERY),
+    *(f"python-{each}" for each in PYTHON),
+    *(f"rabbitmq-{each}" for each in RABBITMQ),
+]
 
 TOOLS = [
     *("pytest", "pytest-xdist", "pytest-rerunfailures", "hypothesis", "rabbitfixture"),
@@ -55,22 +78,10 @@ os.environ["PATH"] = os.pathsep.join(
 )
 
 
-def pins(celery: str) -> list[str]:
-    """What a cell of this Celery installs beside what pyproject.toml asks for."""
-    if celery != CELERY[0]:
-        return [f"celery=={celery}"]
-    # The lowest is the lowest of everything that a publisher needs.
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [
-        re.sub(r">=([\d.]+).*", r"==\1", asked) for asked in project["dependencies"]
-    ]
-
-
 def constraints() -> str:
     """Return what the tests' own versions are, without those that a cell chooses."""
     chosen = ("amqp", "billiard", "celery", "kombu", "click", "pymongo", "oops", "rich")
     path = RECORDS / "constraints.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         "".join(
             line
@@ -81,67 +92,94 @@ def constraints() -> str:
     return str(path)
 
 
-def installs(celery: str = CELERY[-1], extra: str = "[worker]") -> list[list[str]]:
+def installs(celery: str = NEWEST, extra: str = "[worker]") -> list[list[str]]:
     """Return what pip installs for a cell, one call an item."""
     limits = ["-c", constraints()]
     return [
-        ["-e", f".{extra}", *pins(celery), *TOOLS, *limits],
+        ["-e", f".{extra}", *CELERY[celery], *TOOLS, *limits],
         ["--no-deps", *BARE, *limits],
     ]
 
 
-def cell(
-    session: nox.Session,
-    name: str,
-    tests: list[str],
-    celery: str = CELERY[-1],
-    extra: str = "[worker]",
-) -> None:
-    """Install one combination of versions, and run the tests on it."""
+def begin(name: str) -> str:
+    """Return where a cell writes down what it found: nothing, until its tests ran."""
     record = RECORDS / f"{name}.json"
-    record.unlink(missing_ok=True)
-    for words in installs(celery, extra):
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text("{}")
+    return str(record)
+
+
+def cell(session: nox.Session, name: str, celery: str = NEWEST) -> None:
+    """Install one combination of versions, and run the tests on it."""
+    record = begin(name)
+    worker = celery >= WORKER_FROM
+    for words in installs(celery, "[worker]" if worker else ""):
         session.install(*words)
-    session.run("python", "tests/matrix.py", str(record), *tests, *session.posargs)
+    tests = session.posargs or (WORKER if worker else PUBLISHER)
+    session.run("python", "tests/matrix.py", record, *CHOSEN, *tests)
 
 
 @nox.session(python=sys.executable)
 @nox.parametrize("celery", [nox.param(each, id=each) for each in CELERY])
 def celery(session: nox.Session, celery: str) -> None:
     """Celery, from the lowest release to the highest."""
-    old = celery < "5.5"
-    tests = PUBLISHER if old else WORKER
-    cell(session, f"celery-{celery}", tests, celery, "" if old else "[worker]")
+    cell(session, f"celery-{celery}", celery)
 
 
 @nox.session(python=PYTHON)
 def python(session: nox.Session) -> None:
     """Each Python that is found."""
-    cell(session, f"python-{session.python}", WORKER)
+    cell(session, f"python-{session.python}")
 
 
 @nox.session(python=False)
-@nox.parametrize(
-    ("suite", "denied"),
-    [
-        nox.param(suite, denied, id=f"{suite}-denied" if denied else suite)
-        for suite, denied in RABBITMQ
-    ],
-)
-def rabbitmq(session: nox.Session, suite: str, denied: bool) -> None:
-    """A newer RabbitMQ and a newer Python, those of a later Debian."""
-    record = RECORDS / f"rabbitmq-{suite}{'-denied' if denied else ''}.json"
-    record.unlink(missing_ok=True)
-    debian = "tests/in-debian"
-    try:
-        session.run(debian, suite, "true", external=True, success_codes=[0])
-    except nox.command.CommandFailed as failed:
-        if failed.reason == CANNOT:
-            session.skip(f"Debian {suite} cannot be run here")
-        raise
-    venv = RECORDS / suite
-    pip = f"{venv}/bin/python -m pip install --quiet"
-    online = [debian, "--online", suite]
-    session.run(*online, "python3", "-m", "venv", "--clear", str(venv), external=True)
+@nox.parametrize("suite", [nox.param(each, id=each) for each in RABBITMQ])
+def rabbitmq(session: nox.Session, suite: str) -> None:
+    """The RabbitMQ and the Python of a later Debian."""
+    debian, _, denied = suite.partition("-")
+    record = begin(f"rabbitmq-{suite}")
+    venv = f"var/matrix/{debian}"
+    inside = ["tests/in-debian", debian]
+    online = ["tests/in-debian", "--online", debian]
+    possible = subprocess.run([*inside, "true"], cwd=ROOT, check=False).returncode
+    if possible == CANNOT:
+        Path(record).unlink()
+        session.skip(f"no Debian {debian} here")
+    session.run(*online, "python3", "-m", "venv", "--clear", venv, external=True)
     for words in installs():
-        session.run(*online, *pip.split(), *words, external=True)
+        pip = [f"{venv}/bin/python", "-m", "pip", "install", "--quiet", *words]
+        session.run(*online, *pip, external=True)
+    session.run(
+        *inside,
+        *(f"{venv}/bin/python", "tests/matrix.py", record, *CHOSEN),
+        *(session.posargs or WORKER),
+        external=True,
+        env={"RABBITMQ_CONFIG_FILE": f"{ROOT}/tests/rabbitmq-denied.conf"}
+        if denied
+        else {},
+    )
+
+
+@nox.session(python=False)
+def table(session: nox.Session) -> None:
+    """Write what the cells found into docs/compatibility.md."""
+    lines = [f"| {' | '.join(['cell', *COLUMNS, 'tests'])} |", "|---" * 8 + "|"]
+    ends: Counter[str] = Counter()
+    for name in CELLS:
+        found, end, words = {}, "not run", ""
+        if (path := RECORDS / f"{name}.json").exists():
+            found = json.loads(path.read_text())
+            end = "passed" if found.get("code") == 0 else "failed"
+            words = ", ".join(
+                f"{found[each]} {each}"
+                for each in ("passed", "failed", "error")
+                if found.get(each)
+            )
+        ends[end] += 1
+        cells = [name, *(found.get(each, "") for each in COLUMNS), words or end]
+        lines.append(f"| {' | '.join(cells)} |")
+    before, _, rest = PAGE.read_text().partition(START)
+    after = rest.partition(END)[2]
+    PAGE.write_text("\n".join([before + START, *lines, END + after]))
+    counts = [f"{ends[each]} {each}" for each in ("passed", "failed", "not run")]
+    session.log(f"Cells: {', '.join(counts)}")

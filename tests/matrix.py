@@ -1,6 +1,6 @@
 """One cell of the matrix: run tests, and write down with which versions.
 
-``python tests/matrix.py RECORD PYTEST-ARGUMENT...``, by noxfile.py, with a cell's Python.
+``python tests/matrix.py RECORD PYTEST-ARGUMENT...``, with the Python of the cell.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-LIBRARIES = ("celery", "kombu", "amqp", "billiard", "pymongo")
+LIBRARIES = ("Celery", "kombu", "amqp", "billiard")
 
 
 class Count:
@@ -39,8 +39,8 @@ def main(record: str, *arguments: str) -> int:
         check=True,
     )
     result = {
-        "python": platform.python_version(),
-        "rabbitmq": rabbitmq.stdout.split()[-1],
+        "Python": platform.python_version(),
+        "RabbitMQ": rabbitmq.stdout.split()[-1],
         **{library: version(library) for library in LIBRARIES},
         **count.counts,
         "code": code,
