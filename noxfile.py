@@ -26,10 +26,9 @@ CANNOT = 77
 
 #: What runs in a cell, which is for what differs between versions.
 CHOSEN = ["-m", "not slow and not restarts and not installs"]
-PUBLISHER = ["tests/test_wire.py", "tests/test_publisher.py"]
+PUBLISHER = ["tests/test_wire.py", "tests/test_publisher.py", "tests/test_failures.py"]
 WORKER = [
     *PUBLISHER,
-    "tests/test_failures.py",
     "tests/test_worker.py",
     "tests/test_cli_doctor.py",
     "tests/test_journey.py",

@@ -300,13 +300,18 @@ def worker(broker: Node, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
 
 @pytest.fixture
 def run(broker: Node, tmp_path: Path) -> Callable[..., str]:
-    """Run a Python program in a process of its own; return what it prints."""
+    """Run a Python program in a process of its own; return what it prints.
 
-    def run_program(source: str, timeout: float = 60, **environ: str) -> str:
+    It has a minute to publish, as the machine may be busy.
+    """
+
+    patience = {"OOPS_PUBLISH_TIMEOUT": "60"}
+
+    def run_program(source: str, timeout: float = 180, **environ: str) -> str:
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(source)],
             cwd=tmp_path,
-            env=environment(**{"RABBITMQ_URL": broker.url, **environ}),
+            env=environment(**{"RABBITMQ_URL": broker.url, **patience, **environ}),
             capture_output=True,
             text=True,
             timeout=timeout,
