@@ -186,7 +186,9 @@ def test_a_full_queue_that_rejects(broker: Node) -> None:
         channel = connection.channel()
         channel.exchange_declare("there", "fanout", durable=True, auto_delete=False)
         arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
-        channel.queue_declare("full", auto_delete=False, arguments=arguments)
+        channel.queue_declare(
+            "full", durable=True, auto_delete=False, arguments=arguments
+        )
         channel.queue_delete("q")
         channel.queue_bind("full", "there")
         try:
@@ -211,7 +213,9 @@ def test_a_nack_costs_a_channel_and_no_connection(broker: Node) -> None:
     with broker.connect() as connection:
         channel = connection.channel()
         arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
-        channel.queue_declare("full", auto_delete=False, arguments=arguments)
+        channel.queue_declare(
+            "full", durable=True, auto_delete=False, arguments=arguments
+        )
         try:
             publish = Publisher(connect, "", "full")
             used = []
