@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import amqp
 
 from oops_celery.entities import Channel
 from oops_celery.topology import Topology
+
+#: Begins the name of the queue that says that somebody looks into another one.
+LOCK = "oops-celery.looking."
+
+
+def lock_of(queue: str) -> str:
+    """Return the name of the exclusive queue of the one who looks into a queue."""
+    name = LOCK + queue
+    if len(name.encode()) > 255:  # the longest name in AMQP
+        name = LOCK + blake2b(queue.encode()).hexdigest()
+    return name
 
 
 @dataclass(frozen=True)
