@@ -28,6 +28,7 @@ from oops_celery.acknowledging import Acknowledger
 from oops_celery.consumers import ConsumerFailed
 from oops_celery.publishing import TASK_NAME
 from oops_celery.receiving import NotTaken
+from oops_celery.refusals import TICK, refusals
 
 #: Seconds that an event waits for others, to go with them in one message: Celery sends
 #: a message in each round of its loop, which is for each few events.
@@ -103,11 +104,15 @@ class Consumer(CelerysConsumer):
         self._problems: set[str] = set()
         #: What was wrong with the broker when it was last said.
         self._trouble: troubles.Trouble | None = None
+        self._telling: Any = None
 
     def on_ready(self) -> None:
         """Know that the broker has let it receive."""
         self._was_ready = True
         self._ready_at = time.monotonic()
+        if self._telling is not None:  # with the connection before this one
+            self._telling.cancel()
+        self._telling = self.timer.call_repeatedly(TICK, refusals.tell)
         super().on_ready()
 
     def connect(self) -> Any:
@@ -363,9 +368,28 @@ class ReportRequest(Request):
 
     settled = (NotTaken, wire.Undecodable, *_ANSWERS)
 
+    def on_success(self, failed__retval__runtime: Any, **kwargs: Any) -> Any:
+        """Count a report that was taken; Celery calls this for failures too."""
+        if not failed__retval__runtime[0]:
+            refusals.taken()
+        return super().on_success(failed__retval__runtime, **kwargs)
+
+    def on_retry(self, exc_info: Any) -> None:
+        """Count a report that was refused, and waits for its retry."""
+        retry = exc_info.exception
+        places = {
+            queue.queue_arguments["x-message-ttl"] / 1000: queue.name
+            for queue in self.app.topology.retry_queues(self.app.oops.queue)
+        }
+        place = places.get(retry.when, "the worker")
+        refusals.refused(str(retry.message or retry.exc), place)
+        super().on_retry(exc_info)
+
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """Park a report that ended by chance, or took its process along, once more."""
         error = _error_of(exc_info)
+        if isinstance(error, NotTaken):
+            refusals.refused(str(error), "the dead letters")
         again = self.delivery_info["redelivered"] and not self._already_cancelled
         if again and not isinstance(error, self.settled) and self._is_parked(error):
             return None

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import amqp
 
 from oops_celery import adoption, deadletters, folder, letters, wire
-from oops_celery.browsing import TIMEOUT, Broker, BrokerError
+from oops_celery.browsing import TIMEOUT, Broker
+from oops_celery.holding import BrokerError, Hold
 from oops_celery.letters import Letter
 from oops_celery.link import Refused, SendError, Unavailable
 from oops_celery.sending import Sender
@@ -78,16 +79,16 @@ class Replay:
             BrokerError: The broker is in trouble. Nothing is lost.
         """
         try:
-            with self._broker.channel() as channel:
+            with self._broker.held(self._queue) as (channel, hold):
                 channel.tx_select()
                 channel.events["basic_return"].add(self._on_return)
-                for letter, message in _taken(channel, self._queue, wanted):
+                for letter, message in _taken(hold, self._queue, wanted):
                     target = letter.came_from or self._app.oops.queue
                     transit = self._transit(target)
                     if transit is None:
-                        yield self._send(channel, letter, message, target)
+                        yield self._send(channel, hold, letter, message, target)
                         continue
-                    self._add(channel, letter, message, transit)
+                    self._add(channel, hold, letter, message, transit)
                     if len(self._batch) >= BATCH or self._bytes >= BATCH_BYTES:
                         yield from self._commit(channel)
                 yield from self._commit(channel)
@@ -115,7 +116,12 @@ class Replay:
         return None
 
     def _add(
-        self, channel: amqp.Channel, letter: Letter, message: amqp.Message, transit: str
+        self,
+        channel: amqp.Channel,
+        hold: Hold,
+        letter: Letter,
+        message: amqp.Message,
+        transit: str,
     ) -> None:
         options = letters.sent_again(message)
         again = amqp.Message(
@@ -125,7 +131,7 @@ class Replay:
             **options,
         )
         channel.basic_publish(again, "", transit, mandatory=True)
-        channel.basic_ack(message.delivery_tag)
+        hold.ack(message)
         self._batch.append((letter, message, transit))
         self._bytes += letter.size
 
@@ -157,7 +163,12 @@ class Replay:
             raise BrokerError(f"{self._broker.name}: {error}") from error
 
     def _send(
-        self, channel: amqp.Channel, letter: Letter, message: amqp.Message, target: str
+        self,
+        channel: amqp.Channel,
+        hold: Hold,
+        letter: Letter,
+        message: amqp.Message,
+        target: str,
     ) -> Outcome:
         body = adoption.body_of(message)
         options = letters.sent_again(message)
@@ -168,7 +179,7 @@ class Replay:
         except Unavailable as error:
             why = in_a_line(error, TIMEOUT)
             raise BrokerError(f"{self._broker.name}: {why}") from error
-        channel.basic_ack(message.delivery_tag)
+        hold.ack(message)
         channel.tx_commit()
         return Outcome(letter.id)
 
@@ -179,12 +190,10 @@ def discard(broker: Broker, queue: str, wanted: Iterable[bytes]) -> Iterator[Out
     Raises:
         BrokerError: The broker is in trouble. What was not removed is still there.
     """
-    with broker.channel() as channel:
-        for letter, message in _taken(channel, queue, wanted):
-            channel.basic_ack(message.delivery_tag)
+    with broker.held(queue) as (_, hold):
+        for letter, message in _taken(hold, queue, wanted):
+            hold.ack(message)
             yield Outcome(letter.id)
-        # An answer, so that RabbitMQ has read the acknowledgements before it.
-        channel.queue_declare(queue, passive=True)
 
 
 def export(
@@ -207,8 +216,8 @@ def export(
         BrokerError: The broker is in trouble.
         ExportError: A file cannot be written.
     """
-    with broker.channel() as channel:
-        for letter, message in _taken(channel, queue, wanted):
+    with broker.held(queue) as (_, hold):
+        for letter, message in _taken(hold, queue, wanted):
             if not letter.is_report:
                 yield Outcome(letter.id, "no report; it stays in the queue")
                 continue
@@ -218,9 +227,8 @@ def export(
                 yield Outcome(letter.id, f"{error}; it stays in the queue")
                 continue
             if remove:
-                channel.basic_ack(message.delivery_tag)
+                hold.ack(message)
             yield Outcome(letter.id)
-        channel.queue_declare(queue, passive=True)
 
 
 def _write(letter: Letter, message: amqp.Message, to: str) -> None:
@@ -234,19 +242,17 @@ def _write(letter: Letter, message: amqp.Message, to: str) -> None:
 
 
 def _taken(
-    channel: amqp.Channel, queue: str, wanted: Iterable[bytes]
+    hold: Hold, queue: str, wanted: Iterable[bytes]
 ) -> Iterator[tuple[Letter, amqp.Message]]:
-    """Take messages one by one; those that are not wanted are held, then go back."""
+    """Yield the messages that are wanted, one by one; the others stay held."""
     left = Counter(wanted)
-    while left:
-        message = channel.basic_get(queue)
-        if message is None:
-            return
+    number = left.total()
+    for message in hold:
         letter = letters.read(message, queue)
         if left[letter.key] <= 0:
-            left.pop(letter.key, None)
             continue
         left[letter.key] -= 1
-        if not left[letter.key]:
-            del left[letter.key]
+        number -= 1
         yield letter, message
+        if not number:
+            return

@@ -22,8 +22,9 @@ from conftest import Node, Worker, eventually
 from parking import DEAD, MAIN, RETRY, Command, Parking, ids_in, make_report, many
 
 from oops_celery import FolderPublisher, deadletters, wire
-from oops_celery.browsing import Broker, BrokerError
+from oops_celery.browsing import Broker
 from oops_celery.celery import AMQP, App, Loader
+from oops_celery.holding import BrokerError
 from oops_celery.moving import Replay
 
 EVIL = "\x1b]0;owned\x07\x1b[31m [red]a[/red] [/b] \u202e"

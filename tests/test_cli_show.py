@@ -17,7 +17,7 @@ from oops_datedir_repo import DateDirRepo, serializer_rfc822
 from parking import DEAD, MAIN, RETRY, Command, Parking, make_report
 
 from oops_celery import wire
-from oops_celery.browsing import Broker, LookedAtTooOften
+from oops_celery.browsing import Broker
 from oops_celery.celery import AMQP, App, Loader
 from oops_celery.cli import main
 from oops_celery.finding import in_repository

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 #: Prometheus comes here unless told otherwise.
 DEFAULT_PORT = 9540
 
+#: Seconds to wait for somebody who looks at dead letters, and hides them: at a scrape,
+#: for which Prometheus waits 10 s, and with --once.
+LOOK_TIMEOUT = 4.0
+LOOK_ONCE = 30.0
+
 
 @click.command(
     "metrics",
@@ -58,7 +63,7 @@ def command(
     ctx: click.Context, file: str | None, port: int, address: str, once: bool
 ) -> None:
     """Serve the metrics, or print them."""
-    registry = _registry(file)
+    registry = _registry(file, LOOK_ONCE if once else LOOK_TIMEOUT)
     if not once:
         _serve(registry, port, address)
         return
@@ -71,7 +76,7 @@ def command(
     ctx.exit(0 if "oops_celery_broker_up 1.0" in lines else 2)
 
 
-def _registry(file: str | None) -> CollectorRegistry:
+def _registry(file: str | None, patience: float) -> CollectorRegistry:
     try:
         from prometheus_client import CollectorRegistry
     except ImportError:
@@ -87,7 +92,7 @@ def _registry(file: str | None) -> CollectorRegistry:
     topology = loaded(app, file)
     broker_name(app)
     registry = CollectorRegistry()
-    registry.register(QueueCollector(app, topology, TIMEOUT))
+    registry.register(QueueCollector(app, topology, TIMEOUT, patience))
     return registry
 
 
