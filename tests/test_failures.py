@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import celery
 import oops
 import pytest
 from celery import Celery, current_app, signals
@@ -24,6 +25,10 @@ from conftest import PATIENCE, Node, environment, eventually
 
 import oops_celery
 from oops_celery import wire
+from oops_celery.requirements import numbers
+
+#: Whether Celery tells all that it does since 5.7 of processes that end.
+OF_5_7 = numbers(celery.__version__) >= (5, 7)
 
 SHOP = """
 import os, sys, threading, time
@@ -210,7 +215,11 @@ def shop(
 
 
 def expected_of(shop: Shop) -> dict[str, str]:
-    return FAILING | (FAILING_IN_PROCESSES if shop.pool == "prefork" else {})
+    if shop.pool != "prefork":
+        return FAILING
+    # Before 5.7, Celery tells of a process that exits what billiard 4.3 tells it.
+    older = {} if OF_5_7 else {"shop.exits": "SystemExit"}
+    return {**FAILING, **FAILING_IN_PROCESSES, **older}
 
 
 def report_of(shop: Shop, name: str) -> dict[str, Any]:
@@ -231,6 +240,8 @@ def test_a_report_says_which_task_and_where(shop: Shop) -> None:
         task = report["task"]
         assert task["name"] == name
         assert len(task["id"]) == 36
+        if name in FAILING_IN_PROCESSES and not OF_5_7:
+            continue  # Celery gives no context
         assert task["retries"] == (2 if name == "shop.thrice" else 0)
         assert task["routing_key"] == shop.queue
         assert task["worker"].startswith("shop@")
