@@ -304,7 +304,6 @@ def run(broker: Node, tmp_path: Path) -> Callable[..., str]:
 
     It has a minute to publish, as the machine may be busy.
     """
-
     patience = {"OOPS_PUBLISH_TIMEOUT": "60"}
 
     def run_program(source: str, timeout: float = 180, **environ: str) -> str:
