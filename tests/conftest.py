@@ -22,7 +22,7 @@ from typing import Any
 
 import amqp
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from rabbitfixture.server import RabbitServer
 
 # A shell has what it starts in the background ignore Ctrl-C, and all that descends from
@@ -33,7 +33,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # So that a failing assertion there says what it compared.
 pytest.register_assert_rewrite("faults")
 
-settings.register_profile("shared machine", deadline=None)
+settings.register_profile(
+    "shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("shared machine")
 
 #: Seconds that anything asynchronous may take here.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -90,7 +91,7 @@ def test_with_a_worker_all_is_well(
         *("broker", "topology", "consumers", "dead letters", "workers"),
         *("permissions", "clock", "bson", "repository"),
     }
-    assert "RabbitMQ 3." in found.ok["broker"]["text"]
+    assert re.search(r"RabbitMQ \d+\.", found.ok["broker"]["text"])
     assert found.ok["workers"]["text"] == f"w@{socket.gethostname()}"
     assert "guest" not in found.text
 
@@ -105,7 +106,7 @@ def test_nothing_is_taken_published_or_made(
     doctor()
     for queue in ("oopses", "oopses.dead", "oopses.retry.3"):
         (message,) = broker.messages(queue)
-        assert message.headers.get("x-delivery-count", 0) == 0
+        assert (message.headers or {}).get("x-delivery-count", 0) == 0
         assert not message.delivery_info["redelivered"]
     assert list(tmp_path.iterdir()) == []
 
