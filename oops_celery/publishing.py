@@ -284,10 +284,13 @@ class _Health:
 
     def failed(self, error: SendError, seconds: float) -> None:
         # A refusal is about this message or its exchange: others may pass.
-        trouble = str(error) if isinstance(error, Refused) else str(meaning(error))
+        found = meaning(error)
+        trouble = "unavailable"  # whatever it says of that, as it goes and comes back
+        if isinstance(error, Refused) or found.lasting:
+            trouble = str(error)
         if trouble != self._trouble:
-            more = "" if str(error) in trouble else f" ({error})"
-            logger.warning("reports are not published: %s%s", trouble, more)
+            said = error if isinstance(error, Refused) else f"{found} ({error})"
+            logger.warning("reports are not published: %s", said)
         self._trouble = trouble
         if isinstance(error, Unavailable):
             self._quick = seconds < QUICK
