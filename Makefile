@@ -9,7 +9,7 @@ TESTS ?= tests --ignore tests/faults
 SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help run fail test test-faults test-protections soak memory bench lint worker flower clean setup rabbitmq chromium screenshots
+.PHONY: help run fail test test-faults test-protections soak memory matrix bench lint worker flower wheel clean setup rabbitmq chromium screenshots
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,9 @@ soak: $(READY) rabbitmq  ## Have faults at random, and count the reports: SECOND
 memory: $(READY) rabbitmq  ## Measure the worker's memory, over 100,000 reports
 	@cd tests && exec $(abspath $(BIN))/python -m faults.memory
 
+matrix: $(READY) rabbitmq  ## Test other versions of Celery, Python and RabbitMQ: CELLS="python-3.12 table"
+	@$(BIN)/nox --noxfile noxfile.py $(foreach cell,$(CELLS),-s "$(cell)")
+
 bench: $(READY) $(OLD)/.ready rabbitmq  ## Measure against oops-amqp and the limits: BENCH="--only publishing"
 	@$(BIN)/python -m benchmarks --old-python $(OLD)/bin/python $(BENCH)
 
@@ -49,11 +52,14 @@ worker: $(READY)  ## Run a worker (RABBITMQ_URL says where the broker is)
 flower: $(READY)  ## Watch the reports on http://localhost:5555
 	$(BIN)/celery -A oops_celery flower
 
+wheel: $(READY)  ## Build dist/celery_oops-VERSION-py3-none-any.whl, to install elsewhere
+	@$(BIN)/python -m build --wheel --outdir dist .
+
 screenshots: $(READY) rabbitmq chromium  ## Take those of docs/monitoring.md again
 	SCREENSHOTS=docs $(BIN)/python -m pytest -n 0 tests/test_flower_browser.py
 
 clean:  ## Remove what the other commands made
-	rm -rf $(VENV) var build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) var build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .nox
 
 setup: $(READY)
 
@@ -63,9 +69,9 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV), once; this takes a minute or two ..." >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@# oops-datedir-repo brings the slow bson package, over PyMongo's: put that back.
+	@# For the tests, without the package bson that they ask for: PyMongo has that name.
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
-		--force-reinstall --no-deps pymongo
+		--no-deps oops-amqp oops-datedir-repo
 	@touch $(READY)
 
 $(OLD)/.ready: $(READY)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 # While `make run` is at work without RabbitMQ, the commands look at what it made.
 _running = Path("var/embedded.pid")
-if _running.exists() and "RABBITMQ_URL" not in os.environ:
+if _running.exists() and not os.environ.get("RABBITMQ_URL"):
     try:
         os.kill(int(_running.read_text()), 0)
     except (ValueError, ProcessLookupError, PermissionError):

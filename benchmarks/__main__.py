@@ -49,6 +49,17 @@ def publishing(bench: Bench, rounds: int) -> list[Row]:
     return [*rows, ratio("3 KB", "bare_many / ours_many", found)]
 
 
+def first_report(bench: Bench, rounds: int) -> list[Row]:
+    """The first report of a process, which the failing request waits for."""
+    names = ("oops_amqp_first", "ours_first", "bare_first")
+    seconds = bench.publishing(names, "3 KB", 1, max(2 * rounds, 2))
+    return [
+        *((name, "3 KB", value * 1e3, "ms") for name, value in seconds.items()),
+        ratio("3 KB", "ours_first / bare_first", seconds),
+        ratio("3 KB", "ours_first / oops_amqp_first", seconds),
+    ]
+
+
 def resubmitting(bench: Bench, rounds: int) -> list[Row]:
     """Send what a fallback repository has kept."""
     rows: list[Row] = []
@@ -66,7 +77,7 @@ def resubmitting(bench: Bench, rounds: int) -> list[Row]:
 
 
 def receiving(bench: Bench, rounds: int) -> list[Row]:
-    """Take reports from the queue into a DateDirRepo, in memory and on disk."""
+    """Take reports from the queue into a folder, in memory and on disk."""
     rows: list[Row] = []
     for where in ("memory", "disk"):
         for size, count in RECEIVED.items():
@@ -147,7 +158,15 @@ def ratio(size: str, of: str, values: dict[str, float]) -> Row:
 
 SECTIONS: dict[str, Callable[[Bench, int], list[Row]]] = {
     one.__name__: one
-    for one in (publishing, resubmitting, receiving, backlog, latency, resources)
+    for one in (
+        publishing,
+        first_report,
+        resubmitting,
+        receiving,
+        backlog,
+        latency,
+        resources,
+    )
 }
 
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import amqp
 import psutil
-from oops_datedir_repo import DateDirRepo
 from rabbitfixture.server import RabbitServer
 
 import oops_celery
 from benchmarks.reports import reports
+from oops_celery import FolderPublisher
 
 HERE = Path(__file__).parent
 
@@ -124,9 +124,9 @@ class Bench:
         """
         with self.repository() as folder:
             self._seed += 1
-            repository = DateDirRepo(str(folder), inherit_id=True)
+            publish = FolderPublisher(folder, sync=False)
             for report in reports(size, count, self._seed):
-                repository.publish(report)
+                publish(report)
             if name != "resubmit":
                 return self.run(name, size, count, folder=str(folder))
             command = [sys.executable, "-m", "oops_celery.cli", "resubmit", str(folder)]
@@ -186,7 +186,7 @@ class Bench:
 
     @contextmanager
     def repository(self) -> Iterator[Path]:
-        """A folder for a DateDirRepo."""
+        """A folder for reports."""
         os.sync()  # nobody pays for what was written, or removed, before
         folder = Path(tempfile.mkdtemp(dir=self._repositories))
         yield folder
@@ -301,7 +301,7 @@ class Bench:
 
 
 def files(folder: Path) -> list[Path]:
-    """Return the reports of a DateDirRepo."""
+    """Return the reports of a folder."""
     return [path for path in folder.glob("*/*") if path.suffix != ".tmp"]
 
 

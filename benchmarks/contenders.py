@@ -71,6 +71,47 @@ def _ours(at: Settings, confirm: bool) -> float:
     return seconds_for(publish, items_of(at))
 
 
+def oops_amqp_first(at: Settings) -> float:
+    """The first report of a process, by oops-amqp."""
+    import functools
+
+    import amqp
+    import oops_amqp
+
+    factory = functools.partial(amqp.Connection, host=at["host"])
+    return _seconds_of_first(oops_amqp.Publisher(factory, "oopses", ""), at)
+
+
+def ours_first(at: Settings) -> float:
+    """The first report of a process: connect, declare, publish, confirm."""
+    import oops_celery
+
+    return _seconds_of_first(oops_celery.publisher, at)
+
+
+def bare_first(at: Settings) -> float:
+    """The floor of a first report: connect, publish, confirm."""
+    import amqp
+
+    (body,) = bodies({**at, "count": 1 - WARM_UP})
+
+    def publish(_: Any) -> bool:
+        connection = amqp.Connection(host=at["host"], confirm_publish=True)
+        connection.connect()
+        message = amqp.Message(body, delivery_mode=2)
+        connection.channel().basic_publish(message, "oopses", "", mandatory=True)
+        return True
+
+    return _seconds_of_first(publish, at)
+
+
+def _seconds_of_first(publish: Callable[[Any], Any], at: Settings) -> float:
+    (report,) = reports(at["size"], 1, at["seed"])
+    started = time.perf_counter()
+    assert publish(report), "nothing is published"
+    return time.perf_counter() - started
+
+
 def bare(at: Settings) -> float:
     """The floor: py-amqp sends bytes that are ready, and waits for the confirm."""
     return _bare(at, confirm=True)
@@ -203,7 +244,7 @@ def oops_amqp_receiver(at: Settings) -> float:
 
 
 def bare_receiver(at: Settings) -> float:
-    """The limit of receiving: py-amqp, the fast bson, DateDirRepo, and nothing else.
+    """The limit of receiving: py-amqp, the fast bson, our folder, and nothing else.
 
     No retries, no parking, no events, and where its process dies, nobody goes on.
     """
@@ -234,7 +275,10 @@ CONTENDERS: dict[str, Callable[[Settings], float]] = {
     one.__name__: one
     for one in (
         oops_amqp,
+        oops_amqp_first,
         ours,
+        ours_first,
+        bare_first,
         ours_unconfirmed,
         bare,
         bare_unconfirmed,

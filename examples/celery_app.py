@@ -17,13 +17,15 @@ from celery import Celery
 import oops_celery
 
 config = oops.Config()
-config.publisher = oops_celery.publisher
+# While RabbitMQ is away they are kept here, for `oops-celery resubmit var/fallback`.
+fallback = oops_celery.FolderPublisher("var/fallback")
+config.publisher = oops.publish_with_fallback(oops_celery.publisher, fallback)
 config.template["reporter"] = "shop"
 config.on_create.append(oops_celery.scrub)
 
 app = Celery(
     "shop",
-    broker=os.environ.get("RABBITMQ_URL", "amqp://"),
+    broker=os.environ.get("RABBITMQ_URL") or "amqp://",
     set_as_current=False,
 )
 app.conf.task_default_queue = "shop"

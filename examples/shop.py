@@ -13,11 +13,10 @@ from wsgiref.util import setup_testing_defaults
 
 import oops
 
-import oops_celery
 from examples import celery_app, wsgi_app
 
 config = oops.Config()
-config.publisher = oops_celery.publisher
+config.publisher = wsgi_app.config.publisher  # with a fallback
 config.template["reporter"] = "shop"
 
 

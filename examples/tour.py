@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -30,6 +30,8 @@ REPOSITORY = VAR / "oopses"
 #: Tells commands in other terminals, by celeryconfig.py, that the broker is a folder.
 EMBEDDED = VAR / "embedded.pid"
 FLOWER_PORT = 5555
+ADDRESS = "--address=127.0.0.1"
+WORKER = ("--concurrency", "2", "--loglevel", "INFO")
 COMMAND = ".venv/bin/oops-celery"
 
 #: Seconds that each step may take.
@@ -44,9 +46,15 @@ class Stopped(Exception):
 
 
 class Service:
-    """A program that runs in the background, and writes to a log in ``./var``."""
+    """A program that runs in the background, and writes to a log in ``./var``.
 
-    def __init__(self, name: str, *arguments: str) -> None:
+    Args:
+        name: Of its log.
+        arguments: Celery's.
+        guard: Ends it if the tour is killed.
+    """
+
+    def __init__(self, guard: IO[str], name: str, *arguments: str) -> None:
         self.log = VAR / f"{name}.log"
         command = [str(Path(sys.executable).with_name("celery")), "-A", "oops_celery"]
         with self.log.open("wb") as log:
@@ -54,6 +62,7 @@ class Service:
             self.process = subprocess.Popen(
                 [*command, *arguments], stdout=log, stderr=log, start_new_session=True
             )
+        print(self.process.pid, file=guard, flush=True)
 
     def wait_for(self, check: Callable[[], Found], what: str) -> Found:
         """Wait until a check returns something true."""
@@ -71,9 +80,9 @@ class Service:
         """Let it finish what it has, and end."""
         if self.process.poll() is None:
             self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(PATIENCE)
+        with suppress(ProcessLookupError):  # its pool, if it was killed
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
@@ -84,10 +93,16 @@ def main() -> int:
     os.environ["FLOWER_UNAUTHENTICATED_API"] = "1"
     for ending in (signal.SIGTERM, signal.SIGHUP):  # the latter: a closed terminal
         signal.signal(ending, _interrupt)
-    choose_broker()
     services: list[Service] = []
+    command = [sys.executable, "-m", "examples.guard"]
+    guard = subprocess.Popen(
+        command, stdin=subprocess.PIPE, text=True, start_new_session=True
+    )
+    guard.wait()  # it goes on in a process of its own
+    assert guard.stdin is not None
     try:
-        show(services)
+        choose_broker()
+        show(services, guard.stdin)
         while True:
             signal.pause()
     except KeyboardInterrupt:
@@ -98,12 +113,14 @@ def main() -> int:
     finally:
         for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(ending, signal.SIG_IGN)  # once is enough
-        with suppress(OSError):  # the terminal may be gone
+        # The terminal may be gone, or whoever read: rich ends the program by that.
+        with suppress(OSError, SystemExit):
             console.print("\nEnding the worker and Flower ...")
         for service in services:
             service.stop()
+        guard.stdin.close()
         EMBEDDED.unlink(missing_ok=True)
-        with suppress(OSError):
+        with suppress(OSError, SystemExit):
             console.print("Ended.")
 
 
@@ -126,13 +143,13 @@ def choose_broker() -> None:
     )
 
 
-def show(services: list[Service]) -> None:
+def show(services: list[Service], guard: IO[str]) -> None:
     """Start everything, let the shop fail, and show what became of it."""
     port = free_port()
     with console.status("Starting the worker and Flower ..."):
-        worker = Service("worker", "worker", "--concurrency", "2", "--loglevel", "INFO")
+        worker = Service(guard, "worker", "worker", *WORKER)
         services.append(worker)
-        flower = Service("flower", "flower", f"--port={port}", "--address=127.0.0.1")
+        flower = Service(guard, "flower", "flower", f"--port={port}", ADDRESS)
         services.append(flower)
         worker.wait_for(lambda: b" ready." in worker.log.read_bytes(), "the worker")
         api = f"http://127.0.0.1:{port}/api"

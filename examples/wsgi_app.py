@@ -26,7 +26,9 @@ PAGE = """<!DOCTYPE html>
 """
 
 config = oops.Config()
-config.publisher = oops_celery.publisher
+# While RabbitMQ is away they are kept here, for `oops-celery resubmit var/fallback`.
+fallback = oops_celery.FolderPublisher("var/fallback")
+config.publisher = oops.publish_with_fallback(oops_celery.publisher, fallback)
 config.template["reporter"] = "shop"
 oops_wsgi.install_hooks(config)
 # Behind the other hooks: it can only blank what is there already.
@@ -52,6 +54,6 @@ application = oops_wsgi.make_app(checkout, config, error_render=error_page)
 
 
 if __name__ == "__main__":
-    port = int(os.environ.get("PORT", "8000"))
+    port = int(os.environ.get("PORT") or "8000")
     print(f"http://localhost:{port}/?item=coffee", flush=True)
     make_server("127.0.0.1", port, application).serve_forever()

@@ -17,19 +17,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from oops_celery.celery import app
     from oops_celery.failures import report_failures
+    from oops_celery.folder import FolderPublisher
     from oops_celery.publishing import Publisher, publisher
     from oops_celery.receiver import Receiver
-    from oops_celery.scrubbing import Scrubber, scrub
+    from oops_celery.scrubbing import Scrubber, plain, scrub
     from oops_celery.topology import Topology
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "FolderPublisher",
     "Publisher",
     "Receiver",
     "Scrubber",
     "Topology",
     "app",
+    "plain",
     "publisher",
     "report_failures",
     "scrub",
@@ -41,6 +44,8 @@ _HOMES = {
     "publisher": "oops_celery.publishing",
     "Publisher": "oops_celery.publishing",
     "report_failures": "oops_celery.failures",
+    "FolderPublisher": "oops_celery.folder",
+    "plain": "oops_celery.scrubbing",
     "Receiver": "oops_celery.receiver",
     "Scrubber": "oops_celery.scrubbing",
     "scrub": "oops_celery.scrubbing",

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import amqp
 from kombu.exceptions import OperationalError
 
-from oops_celery.link import Link, Unavailable
+from oops_celery import adoption, deadletters
+from oops_celery.comparing import compare
+from oops_celery.holding import DELIVERY_COUNT, SPARE, BrokerError, Hold, ready
+from oops_celery.link import Link, SendError, Unavailable
 from oops_celery.sending import Sender
 from oops_celery.settings import hide_password
+from oops_celery.topology import Queue, Topology
+from oops_celery.troubles import in_a_line
+from oops_celery.watching import lock_of
 
 if TYPE_CHECKING:
     from oops_celery.celery import App
@@ -21,26 +26,16 @@ if TYPE_CHECKING:
 #: Seconds that connecting, and each answer of the broker, may take.
 TIMEOUT = 5.0
 
-#: Seconds without a message after which the broker is asked whether it has more.
-QUIET = 0.5
-
 #: Seconds that messages which were looked at may take to be ready again.
 BACK_WITHIN = 2.0
+
+#: Seconds that others may look into a queue before we give up, and between two tries.
+TURN_WITHIN = 60.0
+TURN_POLL = 0.25
 
 #: Deliveries after which RabbitMQ 4 drops or dead-letters a message of a quorum queue
 #: without a limit (https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling).
 DELIVERY_LIMIT = 20
-
-#: The header in which a quorum queue counts the deliveries that were not acknowledged.
-DELIVERY_COUNT = "x-delivery-count"
-
-
-class BrokerError(Exception):
-    """The broker could not be asked, or said no. Says so in a line."""
-
-
-class LookedAtTooOften(BrokerError):
-    """Looking once more might make RabbitMQ dead-letter what was looked at."""
 
 
 class Broker:
@@ -54,6 +49,10 @@ class Broker:
 
     Entering it connects. Each wait ends after `TIMEOUT` seconds.
 
+    Args:
+        app: Knows where the broker is, and the topology.
+        tell: Told when somebody else is looking, and has to be waited for.
+
     Attributes:
         usable: Whether the connection has met no trouble. That a queue is missing, or
             may not be used, is none.
@@ -62,21 +61,22 @@ class Broker:
         BrokerError: By each method, and on entering.
     """
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, tell: Callable[[str], None] = lambda _: None) -> None:
         self._app = app
+        self.tell = tell
         self._link: Link | None = None
         self.usable = True
 
     def __enter__(self) -> Broker:
         sender = Sender(self._app.connection_for_write, TIMEOUT, confirm=False)
+        self.usable = False
         try:
             self._link = sender.open()
         except Unavailable as error:
-            late = "timed out" in str(error)
-            text = f"no answer within {TIMEOUT:g} s" if late else str(error)
-            raise BrokerError(f"{self.name}: {text}") from error
+            raise BrokerError(f"{self.name}: {in_a_line(error, TIMEOUT)}") from error
         if self._link.raw is None:
             raise BrokerError(f"{self.name}: only an AMQP broker can be looked into")
+        self.usable = True
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
@@ -86,7 +86,7 @@ class Broker:
     @property
     def name(self) -> str:
         """The broker's URL, without the password."""
-        urls = self._app.conf.broker_write_url
+        urls = self._app.conf["broker_url"]
         urls = [urls] if isinstance(urls, str) else urls
         return ", ".join(hide_password(url) for url in urls)
 
@@ -106,7 +106,7 @@ class Broker:
     def ready(self, queue: str) -> int:
         """Return the number of messages that a queue could hand out."""
         with self.channel() as channel:
-            return _ready(channel, queue)
+            return ready(channel, queue)
 
     def has(self, queue: str) -> bool:
         """Tell whether there is a queue of that name."""
@@ -127,39 +127,123 @@ class Broker:
         Raises:
             LookedAtTooOften: Half of the deliveries that the queue allows are used up.
         """
-        seen = 0
-        with self.channel() as channel:
-            total = _ready(channel, queue)
-            come: deque[amqp.Message] = deque()
-            first = channel.basic_get(queue)  # held like all others
-            if first is None:
-                return
-            self._spare(queue, first)
-            come.append(first)
-            tag = channel.basic_consume(queue, callback=come.append)
-            try:
-                while seen < total and self._wait(channel, come, queue):
-                    seen += 1
-                    yield come.popleft()
-            except GeneratorExit:
-                pass  # whoever asked has seen enough: leave as politely
-            # Otherwise messages would come while the channel is being closed.
-            channel.basic_cancel(tag)
-            seen += len(come)
-        self._wait_until_back(queue, seen)
+        with self.held(queue, to_look=True) as (_, hold), suppress(GeneratorExit):
+            yield from hold
 
-    def _spare(self, queue: str, message: amqp.Message) -> None:
-        """Raise `LookedAtTooOften` before looking does harm."""
+    @contextmanager
+    def held(
+        self, queue: str, to_look: bool = False
+    ) -> Iterator[tuple[amqp.Channel, Hold]]:
+        """Hold the messages that are ready in a queue, to take some of them out.
+
+        The others are back, in their places, at the end.
+
+        Args:
+            queue: The queue.
+            to_look: Whether nothing is taken out. Of the deliveries that the queue
+                allows, half are for that; the rest are for bringing messages away.
+
+        Raises:
+            LookedAtTooOften: They are used up.
+        """
+        limit = self._limit(queue)
+        most = limit and (limit // 2 if to_look else limit - SPARE)
+        with self.alone(queue):
+            with self.channel() as channel:
+                hold = Hold(self, channel, queue, limit, most)
+                yield channel, hold
+                hold.end()
+            self._wait_until_back(queue, hold.number)
+
+    @contextmanager
+    def alone(self, queue: str) -> Iterator[None]:
+        """Wait until nobody else looks into a queue, and have others wait meanwhile.
+
+        What somebody looks at is hidden from everybody else. So each takes an exclusive
+        queue of one name first, which RabbitMQ deletes with the connection. A user who
+        may not make one looks all the same.
+
+        Raises:
+            BrokerError: Others have been looking for `TURN_WITHIN` seconds.
+        """
+        lock = lock_of(queue)
+        taken = self._take_turn(queue, lock)
+        try:
+            yield
+        finally:
+            if taken and self.usable:
+                with suppress(BrokerError), self.channel() as channel:
+                    channel.queue_delete(lock)
+
+    def _take_turn(self, queue: str, lock: str) -> bool:
+        deadline = time.monotonic() + TURN_WITHIN
+        told = False
+        while True:
+            try:
+                with self.channel() as channel:
+                    channel.queue_declare(lock, exclusive=True)
+                return True
+            except BrokerError as error:
+                if not self.usable:
+                    raise
+                if not isinstance(error.__cause__, amqp.ResourceLocked):
+                    return False
+            if time.monotonic() > deadline:
+                raise BrokerError(
+                    f"somebody else has been looking at queue {queue!r} for "
+                    f"{TURN_WITHIN:g} s, and hides its messages: try again later"
+                )
+            if not told:
+                self.tell(f"somebody else is looking at queue {queue!r}: waiting")
+                told = True
+            time.sleep(TURN_POLL)
+
+    def _limit(self, queue: str) -> int | None:
+        """Return the deliveries after which RabbitMQ takes a message out of a queue.
+
+        None means that there is no limit, as far as AMQP tells: not that of a policy.
+        """
         known = self._app.topology.queue(queue)
-        limit = known.queue_arguments.get("x-delivery-limit") if known else None
+        arguments = dict((known and known.queue_arguments) or {})
+        limit = self._limit_at_broker(queue, arguments)
         if limit is None and self._version >= 4:
             limit = DELIVERY_LIMIT
-        count = (message.headers or {}).get(DELIVERY_COUNT)
-        if limit is not None and isinstance(count, int) and count >= limit // 2:
-            raise LookedAtTooOften(
-                f"queue {queue!r} is left alone: a message has been delivered {count} "
-                f"times, and RabbitMQ takes it out after {limit}"
+        return None if limit is None or limit < 0 else limit
+
+    def _limit_at_broker(self, queue: str, arguments: dict[str, Any]) -> int | None:
+        asked = Topology(
+            queues=(Queue(queue, durable=True, queue_arguments=arguments),)
+        )
+        assert self._link is not None
+        with self._in_a_line(), self._raw.transport.having_timeout(TIMEOUT):
+            found = compare(asked, self._link.connection.channel)
+        for each in found:
+            if each.argument == "x_delivery_limit" and each.what == "different":
+                return int(each.broker) if each.broker.lstrip("-").isdigit() else None
+        limit = arguments.get("x-delivery-limit")
+        return limit if isinstance(limit, int) else None
+
+    def send_copy(self, queue: str, message: amqp.Message) -> None:
+        """Put a copy of a message, with all that it tells, into its own queue."""
+        options = deadletters.sent_again({}, message.properties)
+        options["headers"] = {
+            name: value
+            for name, value in (message.headers or {}).items()
+            if name not in (DELIVERY_COUNT, "x-acquired-count")
+        }
+        sender = Sender(self._app.connection_for_write, TIMEOUT)
+        try:
+            sender.send(
+                adoption.body_of(message), exchange="", routing_key=queue, **options
             )
+        except SendError as error:
+            raise BrokerError(f"{self.name}: {error}") from error
+        finally:
+            sender.close()
+
+    def drain(self, timeout: float) -> None:
+        """Receive what comes next; `TimeoutError` if nothing does."""
+        self._raw.drain_events(timeout=timeout)
 
     @property
     def _version(self) -> int:
@@ -168,27 +252,12 @@ class Broker:
         number = version.partition(".")[0]
         return int(number) if number.isdigit() else 0
 
-    def _wait(
-        self, channel: amqp.Channel, come: deque[amqp.Message], queue: str
-    ) -> bool:
-        """Wait for a message; tell whether there is one."""
-        deadline = time.monotonic() + TIMEOUT
-        while not come:
-            try:
-                self._raw.drain_events(timeout=QUIET)
-            except TimeoutError:
-                if not _ready(channel, queue) and not come:
-                    return False  # somebody else has taken the rest
-                if time.monotonic() > deadline:
-                    raise
-        return True
-
     def _wait_until_back(self, queue: str, number: int) -> None:
         """Wait until messages are ready again, so that the next look finds them."""
         deadline = time.monotonic() + BACK_WITHIN
         with self.channel() as channel:
             # A consumer may take them first.
-            while _ready(channel, queue) < number and time.monotonic() < deadline:
+            while ready(channel, queue) < number and time.monotonic() < deadline:
                 time.sleep(0.01)
 
     @property
@@ -200,18 +269,9 @@ class Broker:
     def _in_a_line(self) -> Iterator[None]:
         try:
             yield
-        except TimeoutError as error:
-            self.usable = False
-            text = f"{self.name}: no answer within {TIMEOUT:g} s"
-            raise BrokerError(text) from error
         except amqp.ChannelError as error:
             text = f"{self.name}: {error.reply_text or error}"
             raise BrokerError(text) from error
         except (OSError, amqp.AMQPError, OperationalError) as error:
             self.usable = False
-            text = f"{self.name}: {type(error).__name__}: {error}"
-            raise BrokerError(text) from error
-
-
-def _ready(channel: amqp.Channel, queue: str) -> int:
-    return int(channel.queue_declare(queue, passive=True).message_count)
+            raise BrokerError(f"{self.name}: {in_a_line(error, TIMEOUT)}") from error

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import celery.app.amqp
 import click
@@ -17,11 +18,11 @@ from celery.loaders.app import AppLoader
 from celery.utils.nodenames import default_nodename, host_format
 from click.core import ParameterSource
 
-from oops_celery import incoming, settings, wire
+from oops_celery import environment, incoming, settings, wire
+from oops_celery.requirements import check_worker, needed_by
 from oops_celery.sending import Sender
-
-if TYPE_CHECKING:
-    from oops_celery.topology import Topology
+from oops_celery.topology import Topology
+from oops_celery.topology_default import DEFAULT
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,12 @@ DEFAULTS: dict[str, Any] = {
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     # What an operator's or a consumer's code prints stays as it is.
     "worker_redirect_stdouts": False,
+    # RabbitMQ 4.3 may deny queues that are transient and not exclusive. Celery's own
+    # defaults since 5.7; new in 5.6.
+    "control_queue_exclusive": True,
+    "event_queue_exclusive": True,
     "worker_consumer": "oops_celery.consumer:Consumer",
+    "worker_autoscaler": "oops_celery.worker:Autoscaler",
     "worker_send_task_events": True,
 }
 
@@ -60,6 +66,7 @@ class Loader(AppLoader):
         """Return Celery's settings."""
         own: settings.Settings = self.app.oops
         with for_a_person():
+            environment.check_options(self.app)
             broker = settings.broker(own.celery)
         queue = {"task_default_queue": own.queue}
         return {**DEFAULTS, **queue, **own.celery, **broker}
@@ -154,7 +161,36 @@ class AMQP(celery.app.amqp.AMQP):
 
 
 class App(Celery):
-    """A Celery app with the settings and the topology of oops_celery."""
+    """A Celery app with the settings and the topology of oops_celery.
+
+    It has no result backend and one broker, whatever Celery's own variables say in the
+    environment: those belong to the application.
+    """
+
+    backend_cls = "disabled"
+
+    def connection(self, hostname: Any = None, **options: Any) -> Any:
+        """Return a connection to our broker."""
+        return super().connection(hostname or self.conf["broker_url"], **options)
+
+    def connection_for_read(self, url: Any = None, **options: Any) -> Any:
+        """Return a connection to our broker."""
+        return super().connection_for_read(url or self.conf["broker_url"], **options)
+
+    def connection_for_write(self, url: Any = None, **options: Any) -> Any:
+        """Return a connection to our broker."""
+        return super().connection_for_write(url or self.conf["broker_url"], **options)
+
+    def config_from_cmdline(self, argv: Any, *_: Any, **__: Any) -> None:
+        """Refuse settings behind ``--`` on the command line.
+
+        Raises:
+            ValueError: Always; Celery makes a line of it.
+        """
+        raise ValueError(
+            f"{' '.join(argv)}: set settings of Celery in the environment, as "
+            "OOPS_WORKER_CONCURRENCY=4"
+        )
 
     @cached_property
     def oops(self) -> settings.Settings:
@@ -173,10 +209,9 @@ class App(Celery):
         Raises:
             TopologyError: The file cannot be used.
         """
-        from oops_celery.topology import Topology  # brings pydantic: when needed
-
-        with for_a_person():
-            return Topology.load(self.oops.topology)
+        with for_a_person(), needed_by("the topology"):
+            file = self.oops.topology
+            return DEFAULT if file is None else Topology.load(file)
 
     @cached_property
     def oops_config(self) -> Any:
@@ -202,7 +237,13 @@ class App(Celery):
 
     @cached_property
     def Worker(self) -> Any:  # noqa: N802 - Celery's name
-        """The worker."""
+        """The worker.
+
+        Raises:
+            SettingsError: A package is missing, or too old.
+        """
+        with for_a_person():
+            check_worker()
         return self.subclass_with_self("oops_celery.worker:Worker")
 
 
@@ -222,8 +263,10 @@ app = App(
     amqp=AMQP,
     loader=Loader,
     include=["oops_celery.tasks.republish", "oops_celery.tasks.dispatch"],
-    # An application that imports oops_celery keeps its own app.
+    # An application that imports oops_celery keeps its own app: Celery's fixup for
+    # Django would make this one the default app, and take the name of a loader only.
     set_as_current=False,
+    fixups=[],
 )
 
 
@@ -246,6 +289,27 @@ app.user_options["worker"].add(
 )
 
 
+def _configure_flower() -> None:
+    """Have ``celery -A oops_celery flower`` read the `oops_celery.flowerconfig`.
+
+    Celery imports the app when it knows its command. A flowerconfig.py in the current
+    folder comes first, and so does ``--conf``.
+    """
+    context = click.get_current_context(silent=True)
+    if (
+        context is not None
+        and context.invoked_subcommand == "flower"
+        and re.match(r"oops_celery\b", str(context.params.get("app")))
+        and not os.path.exists("flowerconfig.py")
+    ):
+        file = os.path.join(os.path.dirname(__file__), "flowerconfig.py")
+        os.environ.setdefault("FLOWER_CONF", file)
+
+
+_configure_flower()
+app.user_options["worker"].add(environment.WithoutVariables())
+
+
 @signals.celeryd_init.connect
 def _say_what_is_ignored(conf: Any = None, **_: Any) -> None:
     if conf is not app.conf:
@@ -260,7 +324,10 @@ def _say_what_is_ignored(conf: Any = None, **_: Any) -> None:
             "celeryconfig: %s ignored: only names that start with OOPS_ count here",
             ", ".join(app.oops.ignored),
         )
-    if os.environ.get("CELERY_BROKER_URL"):
+    ignored = environment.ignored()
+    if ignored:
         logger.warning(
-            "CELERY_BROKER_URL (or celery --broker) is ignored: set RABBITMQ_URL"
+            "environment: %s ignored: CELERY_ names are the application's; set "
+            "RABBITMQ_URL, OOPS_ names, or options of the command line",
+            ", ".join(ignored),
         )

@@ -28,6 +28,7 @@ from oops_celery.acknowledging import Acknowledger
 from oops_celery.consumers import ConsumerFailed
 from oops_celery.publishing import TASK_NAME
 from oops_celery.receiving import NotTaken
+from oops_celery.refusals import TICK, refusals
 
 #: Seconds that an event waits for others, to go with them in one message: Celery sends
 #: a message in each round of its loop, which is for each few events.
@@ -48,6 +49,9 @@ GOOD_AFTER = 10.0
 
 #: What a task raises to say what becomes of its message; and a revoked one's end.
 _ANSWERS = (Reject, Ignore, Retry, Terminated)
+
+#: How Celery acknowledges and rejects; they log what goes wrong.
+_ANSWERED_BY = (Message.ack_log_error, Message.reject_log_error)
 
 #: Ends of a process.
 _LOST = (WorkerLostError, TimeLimitExceeded, SystemExit, KeyboardInterrupt)
@@ -100,11 +104,15 @@ class Consumer(CelerysConsumer):
         self._problems: set[str] = set()
         #: What was wrong with the broker when it was last said.
         self._trouble: troubles.Trouble | None = None
+        self._telling: Any = None
 
     def on_ready(self) -> None:
         """Know that the broker has let it receive."""
         self._was_ready = True
         self._ready_at = time.monotonic()
+        if self._telling is not None:  # with the connection before this one
+            self._telling.cancel()
+        self._telling = self.timer.call_repeatedly(TICK, refusals.tell)
         super().on_ready()
 
     def connect(self) -> Any:
@@ -195,12 +203,22 @@ class Consumer(CelerysConsumer):
         green = getattr(self.pool, "is_green", False)
         return super().connection_for_write(url, 0 if green else heartbeat)
 
+    def call_soon(self, operation: Callable[..., Any], *args: Any, **more: Any) -> Any:
+        """Do something in the loop. Celery acknowledges by it before version 5.7."""
+        if getattr(operation, "__func__", None) in _ANSWERED_BY:
+            return self.call_soon_ack(operation, *args)
+        return super().call_soon(operation, *args, **more)
+
     def call_soon_ack(self, answer: Callable[..., Any], *args: Any, **_: Any) -> Any:
         """Acknowledge or reject a message, together with those that are next."""
-        if not self.hub:
-            return super().call_soon_ack(answer, *args)
-        self._answers.append(partial(answer, *args))
-        return self.hub.call_soon(self._answer_soon)
+        if self.hub:
+            self._answers.append(partial(answer, *args))
+            return self.hub.call_soon(self._answer_soon)
+        try:
+            answer(*args)
+        except Exception:
+            logger.exception("a message has no answer; the broker sends it again")
+        return None
 
     def _answer(self) -> None:
         with self._acknowledger.together():
@@ -242,6 +260,13 @@ class Consumer(CelerysConsumer):
                 self.park(message, f"Celery cannot take it: {error!r}", error)
 
         return on_message
+
+    def add_task_queue(self, queue: str, *args: Any, **options: Any) -> None:
+        """Take messages from our queue again, and from no other one."""
+        if queue != self.app.oops.queue:
+            logger.error("queue %s is not for this worker; set OOPS_QUEUE", queue)
+            return
+        super().add_task_queue(queue, *args, **options)
 
     def park(
         self, message: Message, reason: str, error: BaseException | None = None
@@ -300,17 +325,37 @@ class Request(celery.worker.request.Request):
         """Tell about the task, and never about what is in the report."""
         return super().info(safe=True)  # type: ignore[no-any-return]
 
+    def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002
+        """Send an event: one that cannot be sent changes nothing for the message."""
+        try:
+            super().send_event(type, **fields)
+        except Exception:
+            logger.exception("the event %s of %s is not sent", type, self.id)
+
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """Give back a message that ended by chance: Celery would acknowledge it.
 
         A soft time limit, say, may come at any moment.
         """
         error = _error_of(exc_info)
-        if isinstance(error, (*self.settled, *_LOST)) or self._already_cancelled:
+        if isinstance(error, self.settled):
+            if not isinstance(error, _ANSWERS):
+                self.acknowledge()  # before Celery 5.7, it would reject the message
+            return super().on_failure(exc_info, *args, **kwargs)
+        if self._already_cancelled:
+            # By the signal that ended its process: the message comes again by itself.
+            if isinstance(error, (SystemExit, KeyboardInterrupt)):
+                return task_ready(self)
             return super().on_failure(exc_info, *args, **kwargs)
         task_ready(self)
         logger.error("%s goes back to its queue: %r", self.id, error)
         return self.reject(requeue=True)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Give back a message that was too slow: before 5.7, Celery keeps it."""
+        super().on_timeout(soft, timeout)
+        if not soft:
+            self.reject(requeue=True)
 
 
 def _error_of(exc_info: Any) -> BaseException:
@@ -323,9 +368,28 @@ class ReportRequest(Request):
 
     settled = (NotTaken, wire.Undecodable, *_ANSWERS)
 
+    def on_success(self, failed__retval__runtime: Any, **kwargs: Any) -> Any:
+        """Count a report that was taken; Celery calls this for failures too."""
+        if not failed__retval__runtime[0]:
+            refusals.taken()
+        return super().on_success(failed__retval__runtime, **kwargs)
+
+    def on_retry(self, exc_info: Any) -> None:
+        """Count a report that was refused, and waits for its retry."""
+        retry = exc_info.exception
+        places = {
+            queue.queue_arguments["x-message-ttl"] / 1000: queue.name
+            for queue in self.app.topology.retry_queues(self.app.oops.queue)
+        }
+        place = places.get(retry.when, "the worker")
+        refusals.refused(str(retry.message or retry.exc), place)
+        super().on_retry(exc_info)
+
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """Park a report that ended by chance, or took its process along, once more."""
         error = _error_of(exc_info)
+        if isinstance(error, NotTaken):
+            refusals.refused(str(error), "the dead letters")
         again = self.delivery_info["redelivered"] and not self._already_cancelled
         if again and not isinstance(error, self.settled) and self._is_parked(error):
             return None

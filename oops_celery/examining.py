@@ -11,16 +11,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import amqp
+import celery
 
 from oops_celery import receiving, wire
 from oops_celery.comparing import compare
 from oops_celery.link import Link, Unavailable
 from oops_celery.management import Management, ManagementError
 from oops_celery.publishing import TASK_NAME
+from oops_celery.requirements import SAFE_CELERY, check_worker, numbers
 from oops_celery.sending import Sender
 from oops_celery.settings import Settings, SettingsError
 from oops_celery.troubles import trouble
-from oops_celery.watching import consumed_queues, dead_letter_queues, depths
+from oops_celery.watching import (
+    Hidden,
+    consumed_queues,
+    dead_letter_queues,
+    depths,
+    whole_depth,
+)
 
 if TYPE_CHECKING:
     from oops_celery.celery import App
@@ -29,6 +37,9 @@ if TYPE_CHECKING:
 #: Seconds that workers have to answer. They do so in a few milliseconds, unless one
 #: hangs, or the machine is very busy.
 PING_TIMEOUT = 1.0
+
+#: Seconds that others may look at dead letters, which hides them.
+LOOK_TIMEOUT = 30.0
 
 #: Seconds that two clocks may differ: what is told by HTTP has whole seconds.
 CLOCK_TOLERANCE = 5.0
@@ -135,13 +146,14 @@ def examine_broker(
             "set RABBITMQ_URL",
         )
         if ping:
-            yield _examine_workers(app, link, 0, enough=1)
+            yield _examine_workers(app, link, [], 0, enough=1)
         link.close()
         return
     try:
         known = link.raw.server_properties
         version = f"{known.get('product', 'AMQP')} {known.get('version', '')}".strip()
         yield Finding("broker", "ok", f"{version} at {name}")
+        yield from _examine_celery()
         yield from _examine_queues(app, topology, link, ping)
         yield _examine_permissions(app, topology, link)
     except (OSError, amqp.exceptions.ConnectionError) as error:
@@ -149,6 +161,25 @@ def examine_broker(
         yield Finding("broker", "wrong", f"{name}: {text}", fix)
     finally:
         link.close()
+
+
+def _examine_celery() -> Iterator[Finding]:
+    """Say what keeps a worker from running here, now or with a later RabbitMQ."""
+    try:
+        check_worker()
+    except SettingsError as error:
+        text, _, fix = str(error).rpartition(": ")
+        yield Finding("celery", "unknown", f"no worker can run here: {text}", fix)
+        return
+    if numbers(celery.__version__) < SAFE_CELERY:
+        yield Finding(
+            "celery",
+            "unknown",
+            f"the queues of Celery {celery.__version__} for control messages and events"
+            " are transient and not exclusive, which RabbitMQ 4.3 may deny"
+            " (transient_nonexcl_queues)",
+            "pip install 'celery>=5.6' before you run RabbitMQ 4.3",
+        )
 
 
 def _examine_queues(
@@ -186,18 +217,34 @@ def _examine_queues(
             text = f"{known[queue].consumers} on queue {queue}"
             yield Finding("consumers", "ok", f"{text}, {known[queue].messages} waiting")
     for queue in parked:
-        if queue in known and known[queue].messages:
-            yield Finding(
-                "dead letters",
-                "wrong",
-                f"{known[queue].messages} in queue {queue}",
-                "oops-celery dead list shows them, with the reasons",
-            )
-        elif queue in known:
-            yield Finding("dead letters", "ok", f"none in queue {queue}")
+        if queue in known:
+            yield _examine_dead_letters(open_channel, queue)
+    workers: list[str] = []
     if ping:
         busy = [queue for queue in consumed if queue in known]
-        yield _examine_workers(app, link, sum(known[each].consumers for each in busy))
+        consumers = sum(known[each].consumers for each in busy)
+        yield _examine_workers(app, link, workers, consumers)
+    yield _examine_retries(app, topology, link, workers)
+
+
+def _examine_dead_letters(open_channel: Any, queue: str) -> Finding:
+    try:
+        found = whole_depth(open_channel, queue, LOOK_TIMEOUT)
+    except Hidden:
+        return Finding(
+            "dead letters",
+            "unknown",
+            f"somebody is looking into queue {queue}, and hides them",
+            "ask again when `oops-celery dead` has ended",
+        )
+    if found is None or not found.messages:
+        return Finding("dead letters", "ok", f"none in queue {queue}")
+    return Finding(
+        "dead letters",
+        "wrong",
+        f"{found.messages} in queue {queue}",
+        "oops-celery dead list shows them, with the reasons",
+    )
 
 
 def _said(difference: Any) -> str:
@@ -211,8 +258,31 @@ class _Enough(Exception):
     """As many workers have answered as there can be."""
 
 
-def _examine_workers(app: App, link: Link, consumers: int, enough: int = 0) -> Finding:
-    heard: list[str] = []
+def _examine_retries(
+    app: App, topology: Topology, link: Link, workers: list[str]
+) -> Finding:
+    """Look for reports that were refused, and ask the workers for the reason."""
+    queues = [queue.name for queue in topology.retry_queues(app.oops.queue)]
+    found = [each for each in depths(link.connection.channel, queues) if each.messages]
+    if not found:
+        return Finding("retries", "ok", "no report waits for its next try")
+    from oops_celery.refusals import last_reason
+
+    waiting = ", ".join(f"{each.messages:,} in queue {each.queue}" for each in found)
+    return Finding(
+        "retries",
+        "wrong",
+        f"reports were refused, and wait for their next try: {waiting}; last reason:"
+        f" {last_reason(app, link.connection, workers, PING_TIMEOUT)}",
+        "mend what keeps the repository from taking them: they are tried again by"
+        " themselves",
+    )
+
+
+def _examine_workers(
+    app: App, link: Link, heard: list[str], consumers: int, enough: int = 0
+) -> Finding:
+    """Ask which workers there are; their names are added to `heard`."""
 
     def on_reply(reply: dict[str, Any]) -> None:
         # Every Celery worker of the virtual host answers, other applications' too.

@@ -5,18 +5,32 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, signals
-from celery.exceptions import Reject, TimeLimitExceeded
+from celery.exceptions import (
+    Ignore,
+    Reject,
+    Retry,
+    WorkerShutdown,
+    WorkerTerminate,
+)
 from celery.utils.saferepr import saferepr
 from celery.utils.serialization import UnpickleableExceptionWrapper
 
+from oops_celery import reentry
 from oops_celery.scrubbing import SCRUBBED, scrub
+from oops_celery.tracing import (
+    Decided,
+    Told,
+    begin,
+    first_error,
+    run_of,
+    with_requests,
+)
 
 if TYPE_CHECKING:
     import oops
@@ -27,8 +41,11 @@ OWN_TASKS = "oops_celery."
 #: Characters of an argument that a report has: Celery's own default (argsrepr).
 ARGUMENT_WIDTH = 1024
 
-#: Hard time limits of which Celery may still tell for a second time.
-REMEMBERED = 100
+#: Levels that Celery describes of an argument; a setting of Celery since 5.7.
+MAX_LEVELS = 3
+
+#: Answers of a task, and what ends a worker, or a program, while a task is at work.
+_NO_FAILURES = (Reject, Ignore, Retry, WorkerShutdown, WorkerTerminate)
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +60,11 @@ def report_failures(app: Celery, config: oops.Config) -> None:
 
     A failure is what Celery calls one: an exception, a soft or a hard time limit, a
     process that was lost. None are retries, until the last one fails; what the task
-    `throws`, as it is expected; `Reject` and `Ignore`.
+    `throws`, as it is expected; `Reject` and `Ignore`. It is one report, with what the
+    task itself raised, whatever becomes of Celery's bookkeeping: while the result
+    backend is away, or if ``on_failure`` raises, Celery tells of it in other ways, or
+    not at all. Exceptions that are no `Exception` (`asyncio.CancelledError`) count too;
+    in the prefork pool they end the process, which then is the failure.
 
     The report has the exception, its traceback, the task's name as the topic, and
 
@@ -76,18 +97,99 @@ def report_failures(app: Celery, config: oops.Config) -> None:
             "oops_celery"
         )
     name = f"{__name__}:{id(app)}"
-    signals.task_failure.disconnect(dispatch_uid=name)
-    signals.task_failure.connect(
-        _Failures(app, config).on_failure, weak=False, dispatch_uid=name
-    )
+    failures = _Failures(app, config)
+    for signal, receiver in (
+        (signals.celeryd_after_setup, failures.on_worker),
+        (signals.task_received, failures.on_received),
+        (signals.task_prerun, failures.on_prerun),
+        (signals.task_failure, failures.on_failure),
+        (signals.task_postrun, failures.on_postrun),
+        (signals.task_internal_error, failures.on_internal_error),
+    ):
+        signal.disconnect(dispatch_uid=name)
+        signal.connect(receiver, weak=False, dispatch_uid=name)
 
 
 class _Failures:
     def __init__(self, app: Celery, config: oops.Config) -> None:
         self._app = app
         self._config = config
-        #: Ids of tasks of whose hard time limit Celery has told once.
-        self._timed_out: deque[str] = deque(maxlen=REMEMBERED)
+        self.decided = Decided()
+        self.told = Told()
+
+    def _is_ours(self, task: Any) -> bool:
+        return task.app is self._app and not task.name.startswith(OWN_TASKS)
+
+    def on_worker(self, instance: Any = None, **_: Any) -> None:
+        """Prepare the main process of a worker, before its pool is forked."""
+        if instance.app is self._app:
+            self.told.open()
+            for task in self._app.tasks.values():
+                if self._is_ours(task):
+                    task.Request = with_requests(task.Request, self)
+
+    def on_received(self, request: Any = None, **_: Any) -> None:
+        """Begin anew with a task, in the main process of a worker."""
+        self.decided.forget(begin(request.id, request.request_dict.get("retries")))
+
+    def on_prerun(self, sender: Any = None, task_id: str = "", **_: Any) -> None:
+        """Begin anew with a task, where it is run."""
+        self.decided.forget(begin(task_id, sender.request.retries))
+
+    def on_postrun(
+        self,
+        sender: Any = None,
+        task_id: str = "",
+        args: Any = (),
+        kwargs: Any = None,
+        state: str | None = None,
+        **_: Any,
+    ) -> None:
+        """Take an error that Celery is about to handle as one of its own."""
+        if not self._is_ours(sender):
+            return
+        run = begin(task_id, sender.request.retries)  # it may have run others itself
+        errors, error = first_error(sys._getframe(), state)
+        if not errors or (error and self._is_told_of_elsewhere(sender, error)):
+            return
+        if error is None or not self._take(sender, task_id, error, args, kwargs):
+            self.decided.settle(run)
+            self.told.tell(run)
+
+    def _is_told_of_elsewhere(self, task: Any, error: BaseException) -> bool:
+        if isinstance(error, Exception):
+            return False
+        if task.request.is_eager:
+            return isinstance(error, KeyboardInterrupt)  # of the person at the terminal
+        # It ends the pool's process, and the main process tells of that.
+        return self.told.in_pool()
+
+    def on_internal_error(
+        self,
+        sender: Any = None,
+        task_id: str = "",
+        exception: Any = None,
+        args: Any = (),
+        kwargs: Any = None,
+        **_: Any,
+    ) -> None:
+        """Take an error that came before the task was run."""
+        if self._is_ours(sender) and not self.decided.is_settled(run_of(task_id)):
+            self._take(sender, task_id, exception, args, kwargs)
+
+    def on_request_failed(self, request: Any, exception: Any, traceback: Any) -> None:
+        """Take a failure that the main process could not tell of."""
+        if self._is_ours(request.task):
+            task, args, kwargs = request.task, request.args, request.kwargs
+            about = {
+                "hostname": request.hostname,
+                "delivery_info": request.delivery_info,
+            }
+            task.push_request({**request.request_dict, **about})
+            try:
+                self._take(task, request.id, exception, args, kwargs, traceback)
+            finally:
+                task.pop_request()
 
     def on_failure(
         self,
@@ -100,31 +202,40 @@ class _Failures:
         **_: Any,
     ) -> None:
         """Take the signal ``task_failure``; never raise."""
-        if sender.app is not self._app or sender.name.startswith(OWN_TASKS):
-            return
-        try:
-            if self._is_failure(sender, task_id, exception):
-                original = _original(exception)
-                report = self._report(sender, task_id, original, traceback)
-                report["req_vars"] = _arguments(
-                    sender, task_id, args or (), kwargs or {}
-                )
-                ids = self._config.publish(report)
-                _tell(sender.name, task_id, ids, (original, exception))
-        except (Exception, SystemExit):  # whatever hooks and publishers do
-            logger.exception("task %s[%s] failed: no report", sender.name, task_id)
+        if self._is_ours(sender):
+            self._take(sender, task_id, exception, args, kwargs, traceback)
 
-    def _is_failure(self, task: Any, task_id: str, exception: Any) -> bool:
-        if isinstance(exception, (Reject, *_classes(task.throws))):
+    def _take(
+        self,
+        task: Any,
+        task_id: str,
+        exception: Any,
+        args: Any,
+        kwargs: Any,
+        traceback: Any = None,
+    ) -> bool:
+        """Report a failure, if it is one, and if that is not done yet; never raise.
+
+        Returns:
+            Whether its report is made.
+        """
+        run = run_of(task_id)
+        if self.decided.is_reported(run):
+            return True
+        if isinstance(exception, (*_NO_FAILURES, *_classes(task.throws))):
             return False
-        if isinstance(exception, TimeLimitExceeded):
-            # Celery tells of it by Request.on_failure, then by Request.on_timeout,
-            # which has no context.
-            if task.request.id == task_id:
-                self._timed_out.append(task_id)
-            elif task_id in self._timed_out:
-                self._timed_out.remove(task_id)
-                return False
+        self.decided.report(run)
+        try:
+            original = _original(exception)
+            report = self._report(task, task_id, original, traceback)
+            report["req_vars"] = _arguments(task, task_id, args or (), kwargs or {})
+            ids = self._config.publish(report)
+            _tell(task.name, task_id, ids, (original, exception))
+            # Not before: the process may be killed meanwhile.
+            self.told.tell(run)
+        except (Exception, SystemExit):  # whatever hooks and publishers do
+            with reentry.publishing():
+                logger.exception("task %s[%s] failed: no report", task.name, task_id)
         return True
 
     def _report(
@@ -165,13 +276,16 @@ def _classes(throws: Any) -> tuple[type, ...]:
 def _tell(
     name: str, task_id: str, ids: Sequence[str] | None, exceptions: tuple[Any, ...]
 ) -> None:
-    if ids is None:
-        logger.debug("task %s[%s] failed: its report was filtered", name, task_id)
-        return
+    with reentry.publishing():  # no report of its own, by a handler that publishes
+        if ids is None:
+            logger.debug("task %s[%s] failed: its report was filtered", name, task_id)
+        elif ids:
+            logger.error("task %s[%s] failed: %s", name, task_id, ids[-1])
+        else:
+            text = "task %s[%s] failed: its report is not published"
+            logger.error(text, name, task_id)
     if not ids:
-        logger.error("task %s[%s] failed: its report is not published", name, task_id)
         return
-    logger.error("task %s[%s] failed: %s", name, task_id, ids[-1])
     for exception in exceptions:
         with suppress(Exception):  # one that takes no attributes
             exception.oops_id = ids[-1]
@@ -211,7 +325,8 @@ def _described(
     task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, str]:
     """Return how the sender describes the arguments, where that is not Celery's way."""
-    amqp, levels = task.app.amqp, task.app.conf.task_repr_maxlevels
+    amqp = task.app.amqp
+    levels = task.app.conf.get("task_repr_maxlevels", MAX_LEVELS)
     texts = {
         "argsrepr": saferepr(args, amqp.argsrepr_maxsize, levels),
         "kwargsrepr": saferepr(kwargs, amqp.kwargsrepr_maxsize, levels),

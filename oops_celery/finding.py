@@ -7,14 +7,16 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import amqp
 
 from oops_celery import adoption, letters, wire
-from oops_celery.browsing import Broker, BrokerError
+from oops_celery.browsing import Broker
+from oops_celery.holding import BrokerError
 from oops_celery.letters import Letter
 
 if TYPE_CHECKING:
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 #: The folders of a `DateDirRepo`.
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 
-#: A whole id, as `oops_celery.Publisher` and `DateDirRepo` make them.
-_WHOLE_ID = re.compile(r"OOPS-[0-9a-f]{32}")
+#: A whole id, as `oops_celery.Publisher` and `DateDirRepo` make them; in small letters.
+_WHOLE_ID = re.compile(r"oops-[0-9a-f]{32}")
 
 #: Messages between two words about how a long search is going.
 NEWS_EVERY = 100
@@ -36,6 +38,8 @@ class Found:
 
     Attributes:
         id: The report's id.
+        type: The exception's type, or what else it is.
+        time: The report's time, or that of its parking.
         body: The report, as BSON; or whatever else the message holds.
         path: Its file, where it is in the repository.
         queue: Its queue, where it is at the broker.
@@ -44,6 +48,8 @@ class Found:
     """
 
     id: str
+    type: str
+    time: datetime | None
     body: bytes
     path: str | None = None
     queue: str | None = None
@@ -77,7 +83,7 @@ def in_repository(
         part: A part of the id, or the start of the file's name.
         news: Told how far the search is.
     """
-    wanted = part.encode("utf-8", "surrogateescape")
+    wanted = letters.pasted(part).encode("utf-8", "surrogateescape")
     with suppress(OSError):
         for day in sorted(filter(_DAY.fullmatch, os.listdir(folder)), reverse=True):
             news(day)
@@ -104,14 +110,16 @@ def _in_file(path: str, part: str, wanted: bytes) -> Iterator[Found]:
         with suppress(OSError, ValueError):
             body = bz2.decompress(body)
     name = os.path.basename(path)
-    named = name.startswith(part)
-    if not named and wanted not in body:
+    named = name.lower().startswith(wanted.decode("utf-8", "surrogateescape"))
+    if not named and wanted not in body.lower():
         return
     with suppress(wire.Undecodable):
         body = _as_bson(body)
-        own = wire.peek(body, ("id",)).get("id") or name
-        if named or part in own:
-            yield Found(own, body, path=path)
+        known = wire.peek(body, ("id", "type"))
+        own = known.get("id") or name
+        if named or letters.has(own, part):
+            time = wire.peek_time(body, "time")
+            yield Found(own, known.get("type", ""), time, body, path=path)
 
 
 def _as_bson(content: bytes) -> bytes:
@@ -136,8 +144,9 @@ def _as_bson(content: bytes) -> bytes:
 class Search:
     """A search for a report, wherever it is.
 
-    Where a whole id is found, the places behind are not looked at: in the repository
-    and the dead queue always, then in the retry queues, then in the main queue.
+    It is looked for in the repository and in the dead queue. What waits in the main
+    queue and in the retry queues is counted, and left alone: to look at a message is a
+    delivery, and after so many RabbitMQ gives it up.
 
     Args:
         app: Knows the repository, the topology and the broker.
@@ -147,6 +156,7 @@ class Search:
     Attributes:
         found: What was found so far.
         looked_at: The places that were searched.
+        waiting: How many messages wait in each queue that is left alone.
         not_looked_at: Why others could not be.
     """
 
@@ -158,13 +168,14 @@ class Search:
         self._news = news
         self.found: list[Found] = []
         self.looked_at: list[str] = []
+        self.waiting: dict[str, int] = {}
         self.not_looked_at: list[str] = []
 
     def run(self) -> Search:
         """Search; return itself."""
         self._repository()
         try:
-            with Broker(self._app) as broker:
+            with Broker(self._app, self._news) as broker:
                 self._queues(broker)
         except BrokerError as error:
             self.not_looked_at.append(f"the queues could not be looked at: {error}")
@@ -178,40 +189,38 @@ class Search:
             together.setdefault(found.id, []).append(found)
         return together
 
-    def _done(self) -> bool:
-        return any(found.id == self._part for found in self.found)
-
     def _repository(self) -> None:
         folder = os.path.abspath(self._app.oops.repository)
         there = os.path.isdir(folder)
         self.looked_at.append(f"repository {folder}{'' if there else ' (not there)'}")
         for found in in_repository(folder, self._part, self._news):
-            self.found.append(found)
-            if found.id == self._part and _WHOLE_ID.fullmatch(self._part):
+            _add(self.found, found, self._part)
+            whole = letters.pasted(self._part)
+            if found.id.lower() == whole and _WHOLE_ID.fullmatch(whole):
                 return
 
     def _queues(self, broker: Broker) -> None:
         main = self._app.oops.queue
         topology = self._app.topology
         for queue in topology.dead_letter_queues(main):
-            self._queue(broker, queue.name)
-        names = [queue.name for queue in topology.retry_queues(main)]
-        for name in (*names, main):
-            if self._done():
-                return
-            self._queue(broker, name)
+            with self._said(broker, queue.name):
+                messages = broker.browse(queue.name)
+                for found in in_messages(messages, queue.name, self._part, self._news):
+                    _add(self.found, found, self._part)
+                self.looked_at.append(f"queue {queue.name}")
+        for name in (main, *(queue.name for queue in topology.retry_queues(main))):
+            with self._said(broker, name):
+                self.waiting[name] = broker.ready(name)
 
-    def _queue(self, broker: Broker, name: str) -> None:
-        messages = broker.browse(name)
+    @contextmanager
+    def _said(self, broker: Broker, queue: str) -> Iterator[None]:
+        """Go on after trouble with one queue."""
         try:
-            found = list(in_messages(messages, name, self._part, self._news))
+            yield
         except BrokerError as error:
             if not broker.usable:
                 raise
-            self.not_looked_at.append(f"queue {name!r}: {error}")
-            return
-        self.found += found
-        self.looked_at.append(f"queue {name}")
+            self.not_looked_at.append(f"queue {queue!r}: {error}")
 
 
 def in_messages(
@@ -219,14 +228,40 @@ def in_messages(
     queue: str,
     part: str,
     news: Callable[[str], None] = lambda _: None,
-) -> Iterator[Found]:
-    """Find messages of a queue by a part of their id."""
+) -> list[Found]:
+    """Find messages of a queue by a part of their id.
+
+    Returns:
+        Those that have it; see `_add`.
+    """
+    found: list[Found] = []
     for number, message in enumerate(messages, 1):
         if number % NEWS_EVERY == 1:
             news(f"queue {queue}, message {number}")
         letter = letters.read(message, queue)
-        if part in letter.id:
-            body = adoption.body_of(message)
-            yield Found(
-                letter.id, body, queue=queue, letter=letter, headers=message.headers
+        if letters.has(letter.id, part):
+            one = Found(
+                letter.id,
+                letter.type,
+                letter.time or letter.parked_at,
+                adoption.body_of(message),
+                queue=queue,
+                letter=letter,
+                headers=message.headers,
             )
+            _add(found, one, part)
+    return found
+
+
+def _add(found: list[Found], one: Found, part: str) -> None:
+    """Add what was found; of several ids, only the one that is `part` has its bodies.
+
+    The others are not to be shown, and all bodies may be more than memory holds.
+    """
+    whole = {letters.pasted(part), f"oops-{letters.pasted(part)}"}
+    if found and found[0].id != one.id:
+        if found[0].body and found[0].id != part and found[0].id.lower() not in whole:
+            found[:] = [replace(each, body=b"") for each in found]
+        if one.id != part and one.id.lower() not in whole:
+            one = replace(one, body=b"")
+    found.append(one)

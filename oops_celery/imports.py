@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 from celery.utils.imports import import_from_cwd
 
+from oops_celery.problems import Problem
 from oops_celery.shapes import wrong_with_consumer, wrong_with_handler
-from oops_celery.topology_yaml import Problem, Reference, references
+from oops_celery.topology_yaml import Reference, references
 
 #: Characters of an exception's text that are shown.
 MAX_TEXT = 300

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from hashlib import blake2b
 from typing import Any
+from urllib.parse import unquote
 
 import amqp
 
@@ -44,6 +46,7 @@ class Letter:
         key: Tells this message from any other, one with the same id too.
         is_report: Whether the body is one BSON document.
         type: The exception's type, or what else the message says that it is.
+        time: The report's own time, in UTC, or None.
         reason: Why it is dead; empty where nobody says.
         attempts: How often it was tried; None where nobody says.
         came_from: The queue that it was in before; None where nobody says.
@@ -58,6 +61,7 @@ class Letter:
     key: bytes
     is_report: bool
     type: str
+    time: datetime | None
     reason: str
     attempts: int | None
     came_from: str | None
@@ -73,10 +77,10 @@ def read(message: amqp.Message, queue: str) -> Letter:
     headers: Mapping[str, Any] = message.headers or {}
     body = adoption.body_of(message)
     try:
-        known = wire.peek(body, ("id", "type"))
+        known, time = wire.peek(body, ("id", "type")), wire.peek_time(body, "time")
         is_report = True
     except wire.Undecodable:
-        known, is_report = {}, False
+        known, time, is_report = {}, None, False
     death = _last_death(headers)
     died = _text(death.get("reason"))
     return Letter(
@@ -84,6 +88,7 @@ def read(message: amqp.Message, queue: str) -> Letter:
         key=_key(body, message.properties or {}, headers),
         is_report=is_report,
         type=known.get("type") or ("" if is_report else _text(headers.get("task"))),
+        time=time,
         reason=_text(headers.get(deadletters.REASON))
         or (died and f"dead-lettered by RabbitMQ: {died}"),
         attempts=_number(headers.get(deadletters.ATTEMPTS)),
@@ -127,18 +132,55 @@ class NoMatch(LookupError):
         super().__init__(f"{many} ids have it" if many else "there is no such id")
 
 
+#: A whole id anywhere in a text, and one without its beginning.
+_WHOLE_IDS = (
+    re.compile(r"OOPS-[0-9a-f]{32}(?![0-9a-z])", re.IGNORECASE),
+    re.compile(r"(?<![0-9a-z])[0-9a-f]{32}(?![0-9a-z])", re.IGNORECASE),
+)
+
+
+def pasted(text: str) -> str:
+    """Return the id, or the part of one, in what somebody has pasted.
+
+    That may be a sentence or a URL with a whole id in it, or a part of an id with
+    spaces, quotes, brackets or a full stop around it, or at the end of a URL's path.
+    Letters are small in it, as they are compared so. It is empty if there is no id.
+    """
+    for whole in _WHOLE_IDS:
+        if found := whole.findall(text):
+            return str(found[-1]).lower()
+    text = _bare(text)
+    if "/" in text:
+        path = re.split("[?#]", text)[0].rstrip("/")
+        text = _bare(unquote(path.rpartition("/")[2]))
+    return text.lower()
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"^\W+|\W+$", "", text)
+
+
+def has(one: str, part: str) -> bool:
+    """Tell whether an id has a part, as it stands there or as it may be pasted."""
+    found = pasted(part)
+    return (bool(part) and part in one) or (bool(found) and found in one.lower())
+
+
 def resolve(part: str, ids: Iterable[str]) -> str:
-    """Return the one id that `part` is, or is a part of.
+    """Return the one id that `part` is, or is a part of; see `pasted`.
 
     Raises:
         NoMatch: There is none, or more than one.
     """
-    matching = {one for one in ids if part in one}
+    matching = {one for one in ids if has(one, part)}
     if part in matching:
         return part
-    if part and len(matching) == 1:
-        return matching.pop()
-    raise NoMatch(part, matching if part else ())
+    found = pasted(part)
+    whole = {one for one in matching if one.lower() in (found, f"oops-{found}")}
+    for meant in (whole, matching):
+        if len(meant) == 1:
+            return meant.pop()
+    raise NoMatch(part, matching)
 
 
 def _message_id(message: amqp.Message, headers: Mapping[str, Any]) -> str:

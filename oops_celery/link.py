@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 from contextlib import suppress
 from typing import Any
+from weakref import WeakValueDictionary
 
 import amqp
 from amqp.exceptions import MessageNacked
@@ -37,6 +40,8 @@ class Link:
 
     def __init__(self, connection: Any, confirm: bool, timeout: float) -> None:
         _connect(connection, timeout)
+        self._pid = os.getpid()
+        _links[id(self)] = self
         self.confirm = confirm
         self.connection = connection  # closed when it is forgotten, so hold it
         self.returned: Exception | None = None
@@ -113,6 +118,7 @@ class Link:
 
     def close(self) -> None:
         """Say goodbye to the broker; wait no longer than a moment."""
+        forget_inherited()
         with suppress(Exception):
             if self.raw is None:
                 self.connection.release()
@@ -123,6 +129,7 @@ class Link:
 
     def drop(self) -> None:
         """Leave without a word: this connection met trouble."""
+        forget_inherited()
         with suppress(Exception):
             if self.raw is not None and self.raw.connected:
                 self.raw.transport.sock.settimeout(0)  # no TLS goodbye either
@@ -134,8 +141,37 @@ class Link:
         Closing the file descriptor is all that may be done: any byte sent, or a
         shutdown of the socket, would end the parent's connection.
         """
+        _links.pop(id(self), None)
         with suppress(Exception):
             self.raw.transport.sock.close()
+
+
+#: Every link that is in use.
+_links: WeakValueDictionary[int, Link] = WeakValueDictionary()
+
+#: The process that they belong to.
+_pid = os.getpid()
+
+
+def forget_inherited() -> None:
+    """Leave the links that belong to the parent process to it, after a fork.
+
+    Called where a link is used, too: Python does not see each fork (uWSGI's, say).
+    """
+    global _pid
+    pid = os.getpid()
+    if _pid == pid:
+        return
+    for reference in _links.valuerefs():
+        link = reference()
+        if link is not None and link._pid != pid:
+            link.forget()
+    _pid = pid
+
+
+os.register_at_fork(after_in_child=forget_inherited)
+# The end of a child that has used none: garbage that is collected shuts sockets down.
+atexit.register(forget_inherited)
 
 
 def _connect(connection: Any, timeout: float) -> None:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import ConnectionError as BrokerError
 from prometheus_client.core import GaugeMetricFamily
@@ -19,7 +19,15 @@ from prometheus_client.registry import Collector
 
 from oops_celery.link import SendError
 from oops_celery.sending import Sender
-from oops_celery.watching import Depth, all_queues, dead_letter_queues, depths
+from oops_celery.troubles import in_a_line
+from oops_celery.watching import (
+    Depth,
+    Hidden,
+    all_queues,
+    dead_letter_queues,
+    depths,
+    whole_depth,
+)
 
 if TYPE_CHECKING:
     from oops_celery.celery import App
@@ -35,14 +43,24 @@ class QueueCollector(Collector):
         app: Knows where the broker is.
         topology: Its queues, and those of its consumers, are told about.
         timeout: Seconds that connecting, and each answer after it, may take.
+        patience: Seconds to wait for somebody who looks at dead letters, and hides
+            them; then the last known number is told, or none.
     """
 
-    def __init__(self, app: App, topology: Topology, timeout: float) -> None:
+    def __init__(
+        self, app: App, topology: Topology, timeout: float, patience: float
+    ) -> None:
         self._queues = all_queues(topology, app.oops.queue)
         self._dead = dead_letter_queues(topology, app.oops.queue)
+        self._timeout = timeout
         self._sender = Sender(app.connection_for_read, timeout, confirm=False)
         #: When each queue was last seen empty; at first, when the looking began.
         self._empty = dict.fromkeys(self._queues, time.monotonic())
+        self._patience = patience
+        #: What was in the queues of dead letters, as long as it was not less.
+        self._known: dict[str, Depth] = {}
+        #: Those of which somebody hid some at the last scrape.
+        self._hidden: set[str] = set()
         self._lock = threading.Lock()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -56,7 +74,8 @@ class QueueCollector(Collector):
         )
         known = {each.queue: each for each in found or ()}
         if found is not None:
-            exists = {queue: float(queue in known) for queue in self._queues}
+            there = known.keys() | self._hidden
+            exists = {queue: float(queue in there) for queue in self._queues}
             yield _family("queue_exists", "Whether the queue is there", exists)
         yield _family(
             "queue_messages",
@@ -90,15 +109,37 @@ class QueueCollector(Collector):
         try:
             link = self._sender.open()
         except SendError as error:
-            logger.warning("the broker cannot be asked: %s", error)
+            why = in_a_line(error, self._timeout)
+            logger.warning("the broker cannot be asked: %s", why)
             return None
         try:
-            return list(depths(link.connection.channel, self._queues))
+            open_channel = link.connection.channel
+            self._hidden.clear()
+            found = list(depths(open_channel, self._queues))
+            return [each for one in found if (each := self._whole(open_channel, one))]
         except (OSError, BrokerError) as error:
-            logger.warning("the broker does not answer: %r", error)
+            why = in_a_line(error, self._timeout)
+            logger.warning("the broker does not answer: %s", why)
             return None
         finally:
             link.close()
+
+    def _whole(self, open_channel: Any, depth: Depth) -> Depth | None:
+        """Count dead letters once more if somebody may hide some of them."""
+        queue = depth.queue
+        if queue not in self._dead:
+            return depth
+        if queue not in self._known or depth.messages < self._known[queue].messages:
+            try:
+                found = whole_depth(open_channel, queue, self._patience)
+            except Hidden:
+                self._hidden.add(queue)
+                return self._known.get(queue)
+            if found is None:
+                return None
+            depth = found
+        self._known[queue] = depth
+        return depth
 
 
 def _family(name: str, text: str, values: dict[str, float]) -> GaugeMetricFamily:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import amqp
 
-from oops_celery import adoption, deadletters, letters, wire
-from oops_celery.browsing import TIMEOUT, Broker, BrokerError
+from oops_celery import adoption, deadletters, folder, letters, wire
+from oops_celery.browsing import TIMEOUT, Broker
+from oops_celery.holding import BrokerError, Hold
 from oops_celery.letters import Letter
 from oops_celery.link import Refused, SendError, Unavailable
 from oops_celery.sending import Sender
+from oops_celery.troubles import in_a_line
 
 if TYPE_CHECKING:
     from oops_celery.celery import App
@@ -78,16 +79,16 @@ class Replay:
             BrokerError: The broker is in trouble. Nothing is lost.
         """
         try:
-            with self._broker.channel() as channel:
+            with self._broker.held(self._queue) as (channel, hold):
                 channel.tx_select()
                 channel.events["basic_return"].add(self._on_return)
-                for letter, message in _taken(channel, self._queue, wanted):
+                for letter, message in _taken(hold, self._queue, wanted):
                     target = letter.came_from or self._app.oops.queue
                     transit = self._transit(target)
                     if transit is None:
-                        yield self._send(channel, letter, message, target)
+                        yield self._send(channel, hold, letter, message, target)
                         continue
-                    self._add(channel, letter, message, transit)
+                    self._add(channel, hold, letter, message, transit)
                     if len(self._batch) >= BATCH or self._bytes >= BATCH_BYTES:
                         yield from self._commit(channel)
                 yield from self._commit(channel)
@@ -115,7 +116,12 @@ class Replay:
         return None
 
     def _add(
-        self, channel: amqp.Channel, letter: Letter, message: amqp.Message, transit: str
+        self,
+        channel: amqp.Channel,
+        hold: Hold,
+        letter: Letter,
+        message: amqp.Message,
+        transit: str,
     ) -> None:
         options = letters.sent_again(message)
         again = amqp.Message(
@@ -125,7 +131,7 @@ class Replay:
             **options,
         )
         channel.basic_publish(again, "", transit, mandatory=True)
-        channel.basic_ack(message.delivery_tag)
+        hold.ack(message)
         self._batch.append((letter, message, transit))
         self._bytes += letter.size
 
@@ -157,7 +163,12 @@ class Replay:
             raise BrokerError(f"{self._broker.name}: {error}") from error
 
     def _send(
-        self, channel: amqp.Channel, letter: Letter, message: amqp.Message, target: str
+        self,
+        channel: amqp.Channel,
+        hold: Hold,
+        letter: Letter,
+        message: amqp.Message,
+        target: str,
     ) -> Outcome:
         body = adoption.body_of(message)
         options = letters.sent_again(message)
@@ -166,8 +177,9 @@ class Replay:
         except Refused as error:
             return Outcome(letter.id, f"queue {target!r}: {error}")
         except Unavailable as error:
-            raise BrokerError(f"{self._broker.name}: {error}") from error
-        channel.basic_ack(message.delivery_tag)
+            why = in_a_line(error, TIMEOUT)
+            raise BrokerError(f"{self._broker.name}: {why}") from error
+        hold.ack(message)
         channel.tx_commit()
         return Outcome(letter.id)
 
@@ -178,18 +190,16 @@ def discard(broker: Broker, queue: str, wanted: Iterable[bytes]) -> Iterator[Out
     Raises:
         BrokerError: The broker is in trouble. What was not removed is still there.
     """
-    with broker.channel() as channel:
-        for letter, message in _taken(channel, queue, wanted):
-            channel.basic_ack(message.delivery_tag)
+    with broker.held(queue) as (_, hold):
+        for letter, message in _taken(hold, queue, wanted):
+            hold.ack(message)
             yield Outcome(letter.id)
-        # An answer, so that RabbitMQ has read the acknowledgements before it.
-        channel.queue_declare(queue, passive=True)
 
 
 def export(
-    broker: Broker, queue: str, wanted: Iterable[bytes], folder: str, remove: bool
+    broker: Broker, queue: str, wanted: Iterable[bytes], to: str, remove: bool
 ) -> Iterator[Outcome]:
-    """Write parked reports to a folder, as a `DateDirRepo`.
+    """Write parked reports to a folder: see `oops_celery.folder`.
 
     A report's file has the name, and is in the folder of the day, that it always has:
     so one that is exported again, after an interruption, is the same file. A message
@@ -199,72 +209,50 @@ def export(
         broker: A connection.
         queue: The dead queue.
         wanted: The keys of the letters.
-        folder: The repository; it is made when it is needed.
+        to: The folder; it is made when it is needed.
         remove: Whether to take a report out of the queue when its file is on the disk.
 
     Raises:
         BrokerError: The broker is in trouble.
         ExportError: A file cannot be written.
     """
-    with broker.channel() as channel:
-        for letter, message in _taken(channel, queue, wanted):
+    with broker.held(queue) as (_, hold):
+        for letter, message in _taken(hold, queue, wanted):
             if not letter.is_report:
                 yield Outcome(letter.id, "no report; it stays in the queue")
                 continue
             try:
-                _write(letter, message, folder)
+                _write(letter, message, to)
             except wire.Undecodable as error:
                 yield Outcome(letter.id, f"{error}; it stays in the queue")
                 continue
             if remove:
-                channel.basic_ack(message.delivery_tag)
+                hold.ack(message)
             yield Outcome(letter.id)
-        channel.queue_declare(queue, passive=True)
 
 
-def _write(letter: Letter, message: amqp.Message, folder: str) -> None:
-    report = wire.decode(adoption.body_of(message))
-    day = letter.parked_at or report.get("time")
-    if not isinstance(day, datetime):
-        day = datetime.now(timezone.utc)
+def _write(letter: Letter, message: amqp.Message, to: str) -> None:
+    body = adoption.body_of(message)
+    report = folder.as_it_came(wire.decode(body), body)
+    day = letter.parked_at or wire.peek_time(body, "time")
     try:
-        from oops_datedir_repo import DateDirRepo
-
-        repository = DateDirRepo(folder, inherit_id=True, stash_path=True)
-        repository.publish(report, now=day)
-        path = report["datedir_repo_filepath"]
-        for place in (path, os.path.dirname(path)):
-            _flush(place)
+        folder.write(os.path.abspath(to), report, day)
     except OSError as error:
-        raise ExportError(f"{folder}: {error.strerror or error}") from error
-    except ImportError as error:
-        text = f"{error}: pip install 'oops-celery[worker]'"
-        raise ExportError(text) from error
-
-
-def _flush(place: str) -> None:
-    """Wait until a file or a folder is on the disk."""
-    descriptor = os.open(place, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        raise ExportError(f"{to}: {error.strerror or error}") from error
 
 
 def _taken(
-    channel: amqp.Channel, queue: str, wanted: Iterable[bytes]
+    hold: Hold, queue: str, wanted: Iterable[bytes]
 ) -> Iterator[tuple[Letter, amqp.Message]]:
-    """Take messages one by one; those that are not wanted are held, then go back."""
+    """Yield the messages that are wanted, one by one; the others stay held."""
     left = Counter(wanted)
-    while left:
-        message = channel.basic_get(queue)
-        if message is None:
-            return
+    number = left.total()
+    for message in hold:
         letter = letters.read(message, queue)
         if left[letter.key] <= 0:
-            left.pop(letter.key, None)
             continue
         left[letter.key] -= 1
-        if not left[letter.key]:
-            del left[letter.key]
+        number -= 1
         yield letter, message
+        if not number:
+            return

@@ -11,7 +11,7 @@ import amqp
 from amqp.exceptions import ChannelError
 from kombu.transport.pyamqp import Channel
 
-from oops_celery.link import Link, Refused, SendError, Unavailable
+from oops_celery.link import Link, Refused, SendError, Unavailable, forget_inherited
 from oops_celery.sending import Sender
 
 #: Messages that are on their way at once. More are not faster, and it is what the
@@ -122,6 +122,7 @@ class _Pipeline:
             self._sender.discard(link)
 
     def _guarded(self, step: Any) -> None:
+        forget_inherited()
         try:
             if self._link is None:
                 self._open()
@@ -165,7 +166,10 @@ class _Pipeline:
 
     def _replace(self, error: Exception) -> None:
         """Go on with a new connection, if this was not one already."""
-        reason = error if isinstance(error, Unavailable) else Unavailable(repr(error))
+        reason = error
+        if not isinstance(reason, Unavailable):
+            reason = Unavailable(repr(error))
+            reason.__cause__ = error
         self.abandon()
         if self._replaced or isinstance(error, Unavailable):
             self._fail(reason)

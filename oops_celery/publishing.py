@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 - resolving a host needs it; 4 ms of a first report
 import logging
+import os
 import threading
 import time
 import weakref
@@ -14,11 +16,12 @@ from typing import Any
 from celery import Celery
 from celery.utils.nodenames import anon_nodename
 
-from oops_celery import settings, wire
+from oops_celery import reentry, wire
 from oops_celery.link import Link, Refused, SendError, Unavailable
 from oops_celery.pipelining import send_many
 from oops_celery.sending import Sender
-from oops_celery.troubles import meaning
+from oops_celery.settings import SettingsError
+from oops_celery.troubles import in_a_line
 
 #: The name of the task that a report travels as.
 TASK_NAME = "oops_celery.republish"
@@ -46,6 +49,10 @@ class Publisher:
     failure it answers ``[]`` at once, and asks the broker again after a growing while:
     itself where the broker said no at once, else in a thread of its own.
 
+    The settings are read when they are needed, as Celery's are: at the first report. If
+    they cannot be, that is logged, and the report is not published. What is logged
+    while a report is published is never published itself: a call from within is ``[]``.
+
     Safe to call from many threads, after a fork, and under gevent and eventlet.
 
     Args:
@@ -60,7 +67,15 @@ class Publisher:
         max_size: Bytes of the largest report that is sent.
         confirm: Whether to wait until the broker has the report. Without it ``[id]``
             just means that the report was written to the network.
+
+    Attributes:
+        exchange_name, routing_key, timeout, max_size: As given; else the settings.
     """
+
+    exchange_name: str
+    routing_key: str
+    timeout: float
+    max_size: int
 
     def __init__(
         self,
@@ -75,28 +90,54 @@ class Publisher:
     ) -> None:
         from oops_celery.celery import app
 
-        own: settings.Settings = app.oops
-        self.exchange_name = own.exchange if exchange_name is None else exchange_name
-        self.routing_key = own.routing_key if routing_key is None else routing_key
+        given = {
+            "exchange_name": exchange_name,
+            "routing_key": routing_key,
+            "timeout": timeout,
+            "max_size": max_size,
+        }
+        vars(self).update(
+            {name: value for name, value in given.items() if value is not None}
+        )
         self.inherit_id = inherit_id
-        self.timeout = own.publish_timeout if timeout is None else timeout
-        self.max_size = own.max_size if max_size is None else max_size
+        seconds = (lambda: app.oops.publish_timeout) if timeout is None else timeout
         factory = app if connection_factory is None else connection_factory
         if isinstance(factory, Celery):
             self._app = factory
             factory = factory.connection_for_write
-            self._sender = Sender(factory, self.timeout, confirm, _declare)
+            self._sender = Sender(factory, seconds, confirm, _declare)
         else:
             self._app = app
-            self._sender = Sender(factory, self.timeout, confirm)
+            self._sender = Sender(factory, seconds, confirm)
         self._health = _Health(self._sender)
-        weakref.finalize(self, self._sender.close)  # at the program's end too
+        weakref.finalize(self, _close, self._sender)  # at the program's end too
+
+    def __getattr__(self, name: str) -> Any:
+        """Read a setting that was not given when it is first needed.
+
+        Raises:
+            SettingsError: The settings cannot be used.
+        """
+        if name not in _SETTINGS:
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}"
+            )
+        from oops_celery.celery import app
+
+        value = getattr(app.oops, _SETTINGS[name])
+        setattr(self, name, value)
+        return value
 
     def __repr__(self) -> str:
-        return (
-            f"<{type(self).__name__} to exchange {self.exchange_name!r}, "
-            f"routing key {self.routing_key!r}>"
-        )
+        known = [
+            f"{words} {vars(self)[name]!r}"
+            for name, words in (
+                ("exchange_name", "exchange"),
+                ("routing_key", "routing key"),
+            )
+            if name in vars(self)  # the settings are not read for this
+        ]
+        return f"<{type(self).__name__} to {', '.join(known) or 'OOPS_EXCHANGE'}>"
 
     def __call__(self, report: Mapping[str, Any]) -> list[str]:
         """Publish a report. It is not changed.
@@ -104,15 +145,24 @@ class Publisher:
         Returns:
             A list with the report's id; an empty one when nobody has taken it.
         """
+        if reentry.inside():
+            return []
+        with reentry.publishing():
+            return self._publish(report)
+
+    def _publish(self, report: Mapping[str, Any]) -> list[str]:
         if not self._health.may_try():
             return []
         encoded = wire.encode(report, self.inherit_id)
-        options = self._options(encoded, report)
-        if options is None:
-            return []
         started = time.monotonic()
         try:
+            options = self._options(encoded, report)
+            if options is None:
+                return []
             self._sender.send(encoded.body, **options)
+        except SettingsError as error:  # perhaps read too early: asked again later
+            self._health.failed(Unavailable(str(error)), 0)
+            return []
         except SendError as error:
             self._health.failed(error, time.monotonic() - started)
             return []
@@ -129,6 +179,7 @@ class Publisher:
             For each report, in order, what a call would return: the id when the broker
             has it. Once the broker is lost for good, the rest is not tried.
         """
+        reports = reentry.each_outside(reports)
         return self.publish_encoded(
             (wire.encode(report, self.inherit_id), report) for report in reports
         )
@@ -141,12 +192,23 @@ class Publisher:
         Args:
             reports: Each as it is sent, and as it is, for the summary.
         """
+        if reentry.inside():
+            return ([] for _ in reports)
+        return reentry.each_inside(self._publish_encoded(reports))
+
+    def _publish_encoded(
+        self, reports: Iterable[tuple[wire.Encoded, Mapping[str, Any]]]
+    ) -> Iterator[list[str]]:
         ids: deque[str | None] = deque()
 
         def messages() -> Iterator[tuple[bytes, dict[str, Any]]]:
             for encoded, report in reports:
                 may = self._health.may_try()
-                options = self._options(encoded, report) if may else None
+                options = None
+                try:
+                    options = self._options(encoded, report) if may else None
+                except SettingsError as error:
+                    self._health.failed(Unavailable(str(error)), 0)
                 ids.append(encoded.id if options else None)
                 if options:
                     yield encoded.body, options
@@ -190,9 +252,28 @@ class Publisher:
         """What goes with each report, made by Celery once."""
         return task_options(self._app, TASK_NAME, "", "")
 
+    @property
+    def trouble(self) -> str:
+        """Why the broker did not take the last report, and what to do; else empty."""
+        return self._health.reason
+
     def close(self) -> None:
         """Close the connections that are not in use; the next report opens one."""
-        self._sender.close()
+        _close(self._sender)
+
+
+#: What a publisher takes from the settings if it is not given, and its name there.
+_SETTINGS = {
+    "exchange_name": "exchange",
+    "routing_key": "routing_key",
+    "timeout": "publish_timeout",
+    "max_size": "max_size",
+}
+
+
+def _close(sender: Sender) -> None:
+    with reentry.publishing():
+        sender.close()
 
 
 def task_options(
@@ -229,10 +310,13 @@ def _declare(link: Link) -> None:
     from oops_celery.celery import app
 
     try:
-        refusals = app.topology.declare(link.connection.channel)
+        topology = app.topology
     except ValueError as error:  # TopologyError: it need not be loaded to be named
         _declared.say(str(error))
         return
+    refusals: list[Any] = []
+    if link.raw is None or not topology.declare_at_once(link.channel):
+        refusals = topology.declare(link.connection.channel)
     _declared.say("; ".join(map(str, refusals)))
 
 
@@ -243,9 +327,9 @@ class _Changes:
         self._last = ""
 
     def say(self, text: str) -> None:
-        if text and text != self._last:
+        new, self._last = text != self._last, text
+        if text and new:
             logger.warning("%s", text)
-        self._last = text
 
 
 _declared = _Changes()
@@ -261,8 +345,11 @@ class _Health:
         self._quick = True
         self._retry_at = 0.0
         self._pause = FIRST_PAUSE
-        self._trouble = ""
+        #: Why the last report was not taken, and what to do; else empty.
+        self.reason = ""
         self._prober: threading.Thread | None = None
+        #: The process that the prober is a thread of: threads stay behind in a fork.
+        self._pid = 0
 
     def may_try(self) -> bool:
         if self._good:
@@ -276,22 +363,15 @@ class _Health:
         return True
 
     def worked(self) -> None:
-        if self._trouble:
-            self._trouble = ""
-            logger.info("reports are published again")
         self._good = True
         self._pause = FIRST_PAUSE
+        if self.reason:
+            self.reason = ""
+            logger.info("reports are published again")
 
     def failed(self, error: SendError, seconds: float) -> None:
-        # A refusal is about this message or its exchange: others may pass.
-        found = meaning(error)
-        trouble = "unavailable"  # whatever it says of that, as it goes and comes back
-        if isinstance(error, Refused) or found.lasting:
-            trouble = str(error)
-        if trouble != self._trouble:
-            said = error if isinstance(error, Refused) else f"{found} ({error})"
-            logger.warning("reports are not published: %s", said)
-        self._trouble = trouble
+        reason = _reason(error, self._sender.timeout)
+        new, self.reason = reason != self.reason, reason
         if isinstance(error, Unavailable):
             self._quick = seconds < QUICK
             if self._good:
@@ -299,6 +379,8 @@ class _Health:
             self._good = False
             if not self._quick:
                 self._probe()
+        if new:
+            logger.warning("reports are not published: %s", reason)
 
     def _wait_longer(self) -> None:
         self._retry_at = time.monotonic() + self._pause
@@ -306,11 +388,11 @@ class _Health:
 
     def _probe(self) -> None:
         """See in a thread of its own when the broker is back."""
+        if self._pid != os.getpid():
+            self._pid, self._prober = os.getpid(), None
         if self._prober is not None and self._prober.is_alive():
             return
-        self._prober = threading.Thread(
-            target=self._wait_for_broker, name="oops_celery-probe", daemon=True
-        )
+        self._prober = reentry.thread(self._wait_for_broker, "oops_celery-probe")
         try:
             self._prober.start()
         except RuntimeError:  # the interpreter is ending: no more threads
@@ -326,6 +408,11 @@ class _Health:
                 continue
             self._sender.put(link)
             self._good = True
+
+
+def _reason(error: SendError, timeout: float) -> str:
+    # A refusal is about this message or its exchange: others may pass.
+    return str(error) if isinstance(error, Refused) else in_a_line(error, timeout)
 
 
 def __getattr__(name: str) -> Any:

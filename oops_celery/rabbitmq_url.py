@@ -6,8 +6,10 @@ import os
 import random
 import re
 import ssl
+from difflib import get_close_matches
+from ipaddress import IPv6Address
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, unquote
 
 
 class SettingsError(ValueError):
@@ -33,28 +35,39 @@ def heartbeat_of(text: str, name: str) -> int:
 
 
 def hide_password(url: str) -> str:
-    """Return a URL to be shown: without the user and the password.
+    """Return a URL to be shown: its scheme, hosts and virtual host.
 
-    And without what may be meant for them where the URL is broken.
+    Without the user, the password and the query. Of a broken URL nothing is shown that
+    may be meant for one of them.
     """
-    login, at, rest = url.rpartition("@")
+    scheme = _SCHEME.match(url)
+    start = scheme[0] if scheme else ""
+    _, at, rest = url[len(start) :].rpartition("@")
+    place = re.split(r"[?#]", rest)[0]
     if at:
-        return f"{_SCHEME.match(login)[0]}**@{rest}"  # type: ignore[index]
-    return _NO_PORT.sub(":**", url)
+        return f"{start}**@{place}"
+    hosts = place.partition("/")[0].split(",")
+    if start.lower() in ("amqp://", "amqps://") and all(map(_is_host, hosts)):
+        return start + place
+    return f"{start}**" if rest else start  # "user:password", perhaps
 
 
-_SCHEME = re.compile(r"(?:\w*:/+)?")
-#: What stands in the place of a port and is none; an IPv6 address has colons too.
-_NO_PORT = re.compile(r":(?!/|[0-9a-f:]*\]|\d{1,5}(?![^/,?#]))[^/,?#]*")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_HOST = re.compile(r"(?:([\w.-]+)|\[([^\[\]]+)\])(?::([0-9]{1,5}))?")
+
+_PARAMETERS = ("heartbeat", "cacertfile", "certfile", "keyfile", "verify")
+
+#: Bytes of a name of a virtual host: the length of an AMQP short string.
+_LONGEST_VHOST = 255
 
 #: What to do about a URL that cannot be taken apart.
 _ENCODE = (
-    "where a user name or a password has / ? # @ [ ], write %2F %3F %23 %40 %5B %5D, "
-    "and %40 for an @ behind the host"
+    "where a user name or a password has / ? # @, write %2F %3F %23 %40, and the same "
+    "for a # or an @ behind the host"
 )
 
 
-def parse_rabbitmq_url(url: str) -> dict[str, Any]:
+def parse_rabbitmq_url(url: str, name: str = "RABBITMQ_URL") -> dict[str, Any]:
     """Return Celery's broker settings for a ``RABBITMQ_URL``.
 
     ``amqp://user:password@host1:5672,host2,[::1]:5673/vhost?heartbeat=30``: the hosts
@@ -63,35 +76,42 @@ def parse_rabbitmq_url(url: str) -> dict[str, Any]:
     ``certfile``, ``keyfile``, ``verify`` (``verify_peer`` or ``verify_none``),
     ``heartbeat`` (seconds).
 
+    kombu gets the user, the password and the virtual host with each special character
+    encoded: it would split a URL at ``;``.
+
+    Args:
+        url: The URL.
+        name: The setting that it comes from.
+
     Raises:
         SettingsError: The URL cannot be used. Says why, without the password.
     """
-    shown = f"RABBITMQ_URL={hide_password(url)!r}"
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # its text may hold the password
-        raise SettingsError(f"{shown}: is no URL; {_ENCODE}") from None
-    if parts.scheme not in ("amqp", "amqps"):
+    url = url.strip()  # a secret's file often ends with a newline
+    shown = f"{name}={hide_password(url)!r}"
+    scheme, _, rest = url.partition("://")
+    scheme = scheme.lower()
+    if scheme not in ("amqp", "amqps") or "://" not in url:
         raise SettingsError(f"{shown}: must start with amqp:// or amqps://")
-    login, at, hosts = parts.netloc.rpartition("@")
-    if "@" in parts.path + parts.query + parts.fragment:  # what is before it was meant
-        raise SettingsError(f"{shown}: {_ENCODE}")  # for a password, perhaps
+    place, _, query_text = rest.partition("?")
+    authority, _, vhost = place.partition("/")
+    login, at, hosts = authority.rpartition("@")
+    if "#" in rest or "@" in rest[len(authority) :]:
+        raise SettingsError(f"{shown}: {_ENCODE}")  # a part of a password, perhaps
+    user, colon, password = login.partition(":")
+    login = _encoded(user, f"{shown}: the user") + colon
+    login += _encoded(password, f"{shown}: the password") + at
+    path = _encoded(vhost, f"{shown}: the virtual host", _LONGEST_VHOST)
     urls = []
     for host in hosts.split(","):
-        try:
-            one = urlsplit(f"amqp://{host}")
-            usable = bool(one.hostname) and one.port != 0
-        except ValueError:
-            usable = False
-        if not usable:
+        if not _is_host(host):
+            said = repr(host) if at or not host else "'**'"
             raise SettingsError(
-                f"{shown}: host {(host if at else hide_password(host))!r}: must be a "
-                "host name or address, then optionally a colon and a port from 1 to "
-                "65535"
+                f"{shown}: host {said}: must be a host name or address (IPv6 in "
+                "brackets), then optionally a colon and a port from 1 to 65535"
             )
-        urls.append(f"{parts.scheme}://{login}{at}{host}{parts.path or '/'}")
+        urls.append(f"{scheme}://{login}{host}/{path}")
     random.shuffle(urls)
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    query = _parameters(query_text, shown)
     broker: dict[str, Any] = {
         "broker_url": urls if len(urls) > 1 else urls[0],
         "broker_failover_strategy": "round-robin",  # they are shuffled already
@@ -99,14 +119,51 @@ def parse_rabbitmq_url(url: str) -> dict[str, Any]:
     if "heartbeat" in query:
         heartbeat = query.pop("heartbeat")
         broker["broker_heartbeat"] = heartbeat_of(heartbeat, f"{shown}: heartbeat")
-    if parts.scheme == "amqps":
+    if scheme == "amqps":
         broker["broker_use_ssl"] = _tls(query, shown)
     for name in query:
+        known = at or get_close_matches(name, _PARAMETERS)  # no part of a password
         raise SettingsError(
-            f"{shown}: unknown parameter {name!r}; known are heartbeat, and with "
-            "amqps:// cacertfile, certfile, keyfile, verify"
+            f"{shown}: unknown parameter {name if known else '**'!r}; known are "
+            "heartbeat, and with amqps:// cacertfile, certfile, keyfile, verify"
         )
     return broker
+
+
+def _is_host(text: str) -> bool:
+    """Whether it is a host, with a port or without one."""
+    found = _HOST.fullmatch(text)
+    if found is None:
+        return False
+    name, ipv6, port = found.groups()
+    try:
+        return 0 < int(port or 1) < 65536 and bool(
+            name.encode("idna") if name else IPv6Address(ipv6)
+        )
+    except ValueError:
+        return False
+
+
+def _encoded(text: str, what: str, longest: int | None = None) -> str:
+    """Return a part of a URL with each character encoded that may mean anything."""
+    try:
+        plain = unquote(text, errors="strict")
+        size = len(plain.encode())
+    except UnicodeError:
+        raise SettingsError(f"{what} is not UTF-8; encode it as UTF-8") from None
+    if "\0" in plain:
+        raise SettingsError(f"{what} has a NUL character, which AMQP has no place for")
+    if longest is not None and size > longest:
+        raise SettingsError(f"{what} has {size} bytes; AMQP has place for {longest}")
+    return quote(plain, safe="")
+
+
+def _parameters(text: str, shown: str) -> dict[str, str]:
+    try:
+        plus = text.replace("+", "%2B")  # of a file's name; only forms mean a space
+        return dict(parse_qsl(plus, keep_blank_values=True, errors="strict"))
+    except ValueError:
+        raise SettingsError(f"{shown}: what follows ? cannot be read") from None
 
 
 def _tls(query: dict[str, str], shown: str) -> dict[str, Any]:

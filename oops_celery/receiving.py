@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from billiard.common import terminate_handler_fired
 from celery.utils.imports import import_from_cwd
 
 from oops_celery import wire
+from oops_celery.folder import Repository
 from oops_celery.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     import oops
+
+try:
+    from billiard.common import terminate_handler_fired
+except ImportError:  # before 4.3.1, which a worker needs; `Receiver` needs no billiard
+
+    def terminate_handler_fired() -> bool:
+        """Say whether the pool is ending this process: there is no pool."""
+        return False
 
 
 class NotTaken(Exception):
     """Nobody took the report: the publisher failed, or returned no id. Retry later."""
 
 
-def receive(config: oops.Config, body: bytes) -> list[str] | None:
+def receive(config: oops.Config | Repository, body: bytes) -> list[str] | None:
     """Give the report in a message body to a config's publisher.
 
     Args:
-        config: Its `publish` decides.
+        config: Its `publish` decides; or the default repository, which takes all.
         body: The message body.
 
     Returns:
@@ -35,7 +42,10 @@ def receive(config: oops.Config, body: bytes) -> list[str] | None:
     """
     report = wire.decode(body)
     try:
-        ids = config.publish(report)
+        if isinstance(config, Repository):
+            ids = config.keep(report, body)
+        else:
+            ids = config.publish(report)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever the operator's publishers do
@@ -49,14 +59,14 @@ def receive(config: oops.Config, body: bytes) -> list[str] | None:
     return [str(one) for one in ids]
 
 
-def configured(settings: Settings) -> oops.Config:
-    """Return the config that takes the reports in the worker.
+def configured(settings: Settings) -> oops.Config | Repository:
+    """Return what takes the reports in the worker.
 
     Raises:
         SettingsError: It cannot be had. Says what to do.
     """
     if settings.config is None:
-        return _repository(settings.repository)
+        return Repository(settings.repository)
     module_name, _, attribute = settings.config.partition(":")
     try:
         config = getattr(import_from_cwd(module_name), attribute)
@@ -70,19 +80,4 @@ def configured(settings: Settings) -> oops.Config:
             f"OOPS_CONFIG={settings.config!r} is a {type(config).__name__}: it must be "
             "an oops.Config"
         )
-    return config
-
-
-def _repository(folder: str) -> oops.Config:
-    import oops
-
-    try:
-        from oops_datedir_repo import DateDirRepo
-    except ImportError as error:
-        raise SettingsError(
-            f"the default repository needs oops-datedir-repo ({error}): pip install "
-            "'oops-celery[worker]', or name your own oops.Config in OOPS_CONFIG"
-        ) from None
-    config: Any = oops.Config()
-    config.publisher = DateDirRepo(os.path.abspath(folder), inherit_id=True).publish
     return config

@@ -1,4 +1,4 @@
-"""A hook that blanks what is secret in a report, by the keys of the values."""
+"""Hooks on a report: one blanks secrets by their keys, one makes all values plain."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any
 from urllib.parse import unquote_plus
 
+from oops_celery import wire
 from oops_celery.wire import MAX_DEPTH, USERINFO
 
 #: What stands in the place of a secret.
@@ -133,3 +134,24 @@ def _letters(key: str) -> str:
 
 #: The ready-made one.
 scrub = Scrubber()
+
+
+def plain(report: MutableMapping[str, Any], _context: Any = None) -> None:
+    """Put texts in the place of values that BSON cannot hold: Decimal, set, date.
+
+    `oops_celery.Publisher` and `oops_celery.FolderPublisher` do so themselves. Others,
+    as that of oops-datedir-repo, raise an exception, which loses the report::
+
+        config.filters.append(oops_celery.plain)  # when the report is published
+        config.on_create.append(oops_celery.plain)  # or when it is made
+
+    It never raises. The report alone is changed, not the containers in it.
+
+    Args:
+        report: The report. It is changed.
+        _context: What `oops.Config` gives to hooks; of no interest here.
+    """
+    made = wire.plain(report)
+    if made is not None:
+        report.clear()
+        report.update(made)

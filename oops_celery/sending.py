@@ -13,11 +13,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
-from weakref import WeakSet
 
 from amqp.exceptions import ChannelError, MessageNacked
 
-from oops_celery.link import Link, Refused, Unavailable
+from oops_celery import reentry
+from oops_celery.link import Link, Refused, Unavailable, forget_inherited
 
 #: Idle connections that are kept for the next report.
 MAX_IDLE = 8
@@ -30,7 +30,8 @@ class Sender:
 
     Args:
         connect: Makes a connection, a `kombu.Connection` or an `amqp.Connection`.
-        timeout: Seconds that one `send` may take, connecting included.
+        timeout: Seconds that one `send` may take, connecting included; or what returns
+            them, asked when they are needed.
         confirm: Whether to wait until the broker has confirmed the message.
         on_open: Called with each new kombu channel factory, to declare what is needed.
     """
@@ -38,18 +39,24 @@ class Sender:
     def __init__(
         self,
         connect: Callable[[], Any],
-        timeout: float,
+        timeout: float | Callable[[], float],
         confirm: bool = True,
         on_open: Callable[[Link], None] | None = None,
     ) -> None:
         self._connect = connect
-        self.timeout = timeout
+        self._timeout = timeout
         self.confirm = confirm
         self._on_open = on_open
         self._idle: deque[Link] = deque()
-        #: Every open link, so that a forked child knows what it must leave alone.
+        #: Every open link that is not given up.
         self._open: dict[int, Link] = {}
-        _senders.add(self)
+        #: The process that the links belong to.
+        self._pid = os.getpid()
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that one `send` may take."""
+        return self._timeout() if callable(self._timeout) else self._timeout
 
     def send(self, body: bytes, **options: Any) -> None:
         """Publish one message.
@@ -85,12 +92,15 @@ class Sender:
         Raises:
             Unavailable: The link was not open in time.
         """
+        self._leave_to_parent()
         deadline = deadline or time.monotonic() + self.timeout
+        reentry.spare_handlers()
         opening = _Opening(self, _until(deadline))
         return opening.result(deadline)
 
     def put(self, link: Link) -> None:
         """Keep a link for the next message."""
+        self._leave_to_parent()
         if len(self._idle) < MAX_IDLE and id(link) in self._open:
             self._idle.append(link)
         else:
@@ -110,6 +120,7 @@ class Sender:
 
     def take(self) -> Link | None:
         """Return an idle link, or None; `put` it back, or `discard` it."""
+        self._leave_to_parent()
         try:
             return self._idle.pop()
         except IndexError:
@@ -157,12 +168,14 @@ class Sender:
         self._open.pop(id(link), None)
         leave(link)
 
-    def _after_fork_in_child(self) -> None:
-        inherited = list(self._open.values())
+    def _leave_to_parent(self) -> None:
+        """Leave the links that belong to the parent process to it, after a fork."""
+        if self._pid == os.getpid():
+            return
+        forget_inherited()
         self._idle = deque()
         self._open = {}
-        for link in inherited:
-            link.forget()
+        self._pid = os.getpid()  # last, as another thread may look
 
 
 class _Opening:
@@ -176,11 +189,8 @@ class _Opening:
         self._finished = threading.Event()
         self._lock = threading.Lock()
         self._given_up = False
-        thread = threading.Thread(
-            target=self._run, name="oops_celery-connect", daemon=True
-        )
         try:
-            thread.start()
+            reentry.thread(self._run, "oops_celery-connect").start()
         except RuntimeError:  # the interpreter is ending: no more threads
             self._run()
 
@@ -214,15 +224,3 @@ def _reason(error: BaseException, timeout: float) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {timeout:g} s"
     return f"{type(error).__name__}: {error}"
-
-
-#: Every sender of this process.
-_senders: WeakSet[Sender] = WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for sender in list(_senders):
-        sender._after_fork_in_child()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

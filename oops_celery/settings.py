@@ -2,9 +2,10 @@
 
 A setting is read from the environment, else from ``celeryconfig.py`` (found as Celery
 finds it: ``CELERY_CONFIG_MODULE``, else ``celeryconfig`` in the current folder), else
-it has its default. Only names that start with ``OOPS_`` count there: those below, and
-any Celery setting (``OOPS_WORKER_CONCURRENCY``); so an application with a celeryconfig
-of its own can import oops_celery, and neither disturbs the other.
+it has its default. Empty in the environment means not set, but for `MAY_BE_EMPTY`.
+Only names that start with ``OOPS_`` count there: those below, and any Celery setting
+(``OOPS_WORKER_CONCURRENCY``); so an application with a celeryconfig of its own can
+import oops_celery, and neither disturbs the other.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from celery.app.defaults import NAMESPACES, flatten
 from celery.utils.imports import import_from_cwd
 
+from oops_celery import celery_settings
 from oops_celery.rabbitmq_url import SettingsError as SettingsError
 from oops_celery.rabbitmq_url import heartbeat_of, whole_number
 from oops_celery.rabbitmq_url import hide_password as hide_password
@@ -33,6 +35,9 @@ DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
 DEFAULT_HEARTBEAT = 120
 
 PREFIX = "OOPS_"
+
+#: Names in AMQP: the default exchange, and the routing key of a fanout, are empty.
+MAY_BE_EMPTY = ("OOPS_EXCHANGE", "OOPS_ROUTING_KEY")
 
 logger = logging.getLogger(__name__)
 
@@ -125,19 +130,26 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         if key in _OWN:
             own[key] = _read(name, value, "celeryconfig")
         elif key in celery_options:
-            celery[key] = value
+            if celery_settings.has_effect(name):
+                celery_settings.check(name, value, celery_options[key])
+                celery[key] = value
         else:
             unknown = _unknown(name, {*_OWN, *celery_options})
             raise SettingsError(f"celeryconfig: {unknown}")
     for name, text in environ.items():
+        if not text and name not in MAY_BE_EMPTY:
+            continue
         key = name[len(PREFIX) :].lower() if name.startswith(PREFIX) else ""
         if key in _OWN:
             own[key] = _read(name, text, "environment")
         elif key in celery_options:
-            celery[key] = _from_text(name, text, celery_options[key])
+            if celery_settings.has_effect(name):
+                celery[key] = _from_text(name, text, celery_options[key])
+                celery_settings.check(name, celery[key], celery_options[key])
         elif key and _close(name, {*_OWN, *celery_options}):
             unknown = _unknown(name, {*_OWN, *celery_options})
             logger.warning("environment: %s", unknown)
+    celery_settings.check_together(celery)
     if "worker_pool" in celery:
         _check_pool(celery["worker_pool"])
     return Settings(**own, celery=celery, ignored=_ignored(module, celery_options))
@@ -146,15 +158,18 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
 def _celeryconfig(environ: Mapping[str, str]) -> ModuleType | None:
     name = environ.get("CELERY_CONFIG_MODULE") or "celeryconfig"
     try:
-        return import_from_cwd(name)  # type: ignore[no-any-return]
+        module: ModuleType = import_from_cwd(name)
+        if getattr(module.__spec__, "_initializing", False):
+            raise ImportError("it is being imported, and asks for a setting of its own")
+        return module
     except ModuleNotFoundError as error:
-        if error.name == name and "CELERY_CONFIG_MODULE" not in environ:
+        if error.name == name and not environ.get("CELERY_CONFIG_MODULE"):
             return None
         raise SettingsError(
             f"CELERY_CONFIG_MODULE={name!r}: there is no module {error.name!r}; "
             "put it into the current folder or on PYTHONPATH"
         ) from error
-    except Exception as error:  # it is a program: anything may happen in it
+    except (Exception, SystemExit) as error:  # a program: anything may happen
         raise SettingsError(
             f"{name}.py cannot be read: {type(error).__name__}: {error}; mend it, or "
             "name another module in CELERY_CONFIG_MODULE"
@@ -170,7 +185,7 @@ def _read(name: str, value: Any, place: str) -> Any:
 
 
 def _from_text(name: str, text: str, option: Any) -> Any:
-    if option.type in ("string", "str"):
+    if option.type in ("string", "str") or text == "auto":
         return text
     try:
         return json.loads(text)
@@ -226,18 +241,17 @@ def broker(
         environ: The environment.
 
     Raises:
-        SettingsError: ``RABBITMQ_URL`` or ``RABBITMQ_HEARTBEAT`` cannot be used.
+        SettingsError: A URL or ``RABBITMQ_HEARTBEAT`` cannot be used.
     """
-    broker: dict[str, Any] = {}
     url = environ.get("RABBITMQ_URL")
+    other = celery.get("broker_url", DEFAULT_BROKER_URL)
     if url:
         broker = parse_rabbitmq_url(url)
-    elif "broker_url" not in celery:
-        broker = parse_rabbitmq_url(DEFAULT_BROKER_URL)
+    elif isinstance(other, str) and other.startswith(("amqp://", "amqps://")):
+        broker = parse_rabbitmq_url(other, "OOPS_BROKER_URL")
+    else:
+        broker = {"broker_url": other}  # a list, or another transport of kombu's
     heartbeat = environ.get("RABBITMQ_HEARTBEAT")
     if heartbeat:
         broker["broker_heartbeat"] = heartbeat_of(heartbeat, "RABBITMQ_HEARTBEAT")
-    # Celery's own CELERY_BROKER_URL belongs to the application: these two come first.
-    urls = broker.get("broker_url") or celery["broker_url"]
-    names = ("broker_url", "broker_read_url", "broker_write_url")
-    return {**broker, **dict.fromkeys(names, urls)}
+    return broker

@@ -17,16 +17,18 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
-from importlib.resources import files
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
+import amqp
 import kombu
 
-from oops_celery.declaring import CLOSED, Declaring, Refusal
+from oops_celery.declaring import CLOSED, Declaring, Refusal, is_refusal
 from oops_celery.entities import Channel, Exchange, Queue
-from oops_celery.topology_checks import read
-from oops_celery.topology_schema import ExchangeEntry, QueueEntry
-from oops_celery.topology_yaml import Problem, TopologyError
+from oops_celery.problems import Problem, TopologyError, read_file
+
+if TYPE_CHECKING:
+    from oops_celery.topology_schema import ExchangeEntry, QueueEntry
 
 __all__ = [
     "ConsumerEntry",
@@ -88,13 +90,13 @@ class Topology:
         Raises:
             TopologyError: It cannot be read or used; every mistake is named.
         """
-        source = "oops_celery/topology.yml" if path is None else os.fspath(path)
+        if path is None:
+            from oops_celery.topology_default import DEFAULT
+
+            return DEFAULT
+        source = os.fspath(path)
         try:
-            if path is None:
-                text = files("oops_celery").joinpath("topology.yml").read_bytes()
-            else:
-                with open(path, "rb") as file:
-                    text = file.read()
+            text = read_file(path)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             why = getattr(error, "strerror", None) or error
             problem = Problem("", None, f"cannot be read: {why}")
@@ -112,6 +114,9 @@ class Topology:
         Raises:
             TopologyError: It cannot be used; every mistake is named.
         """
+        # YAML and pydantic: the file that comes with oops-celery needs neither.
+        from oops_celery.topology_checks import read
+
         with _no_garbage_collection():
             file = read(text, source)
             return cls(
@@ -212,6 +217,40 @@ class Topology:
             if not (declaring.reconnected and any(q.exclusive for q in self.queues)):
                 break  # else one may have ended with the connection that was closed
         return declaring.refusals
+
+    def declare_at_once(self, channel: amqp.Channel) -> bool:
+        """Declare everything, and wait for one answer instead of one for each thing.
+
+        Args:
+            channel: An open channel of py-amqp. A refusal closes it, and py-amqp opens
+                it again; or it closes the connection.
+
+        Returns:
+            Whether the broker has refused nothing. It does not say which it refused,
+            and what came after is not declared: `declare` does that.
+
+        Raises:
+            OSError, amqp.exceptions.ConnectionError: Whatever the connection raises.
+        """
+        steps: list[Callable[..., Any]] = [
+            *(exchange.declare for exchange in self.exchanges),
+            *(queue.queue_declare for queue in self.queues),
+            *(
+                partial(binding.bind, queue)
+                for queue in self.queues
+                for binding in queue.bindings
+            ),
+        ]
+        if CLOSED:  # something here might close this connection too
+            return False
+        try:
+            for number, step in enumerate(steps, 1):
+                step(channel=channel, nowait=number < len(steps))
+        except amqp.AMQPError as error:
+            if not is_refusal(error):
+                raise
+            return False
+        return True
 
     def _declare(self, declaring: Declaring) -> None:
         for exchange in self.exchanges:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from oops_celery.entities import denied
+from oops_celery.problems import Problem, TopologyError
 from oops_celery.topology_schema import (
     QUEUE_ARGUMENTS,
     BindingEntry,
@@ -22,7 +23,7 @@ from oops_celery.topology_schema import (
     File,
     QueueEntry,
 )
-from oops_celery.topology_yaml import Document, Path, Problem, TopologyError
+from oops_celery.topology_yaml import Document, Path
 from oops_celery.wording import did_you_mean, explained, show, show_key, show_path
 
 

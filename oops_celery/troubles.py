@@ -181,3 +181,16 @@ def _not_let_in(said: str) -> Trouble:
     if " refused" in said:
         return _VHOST_REFUSED
     return Trouble(said, "check the path of RABBITMQ_URL", lasting=True)
+
+
+def in_a_line(error: BaseException, timeout: float) -> str:
+    """Return what is wrong with a connection and what to do, in one line.
+
+    Args:
+        error: What came of connecting, or of asking.
+        timeout: Seconds that an answer had.
+    """
+    text, fix = trouble(error)
+    if (text, fix) == trouble(TimeoutError()):
+        text = f"no answer within {timeout:g} s"
+    return f"{text}; {fix}"

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import amqp
 
 from oops_celery.entities import Channel
 from oops_celery.topology import Topology
+
+#: Seconds between two looks at whether somebody still hides messages.
+POLL = 0.1
+
+#: Begins the name of the queue that says that somebody looks into another one.
+LOCK = "oops-celery.looking."
+
+
+def lock_of(queue: str) -> str:
+    """Return the name of the exclusive queue of the one who looks into a queue."""
+    name = LOCK + queue
+    if len(name.encode()) > 255:  # the longest name in AMQP
+        name = LOCK + blake2b(queue.encode()).hexdigest()
+    return name
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,48 @@ def depths(
         yield Depth(queue, found.message_count, found.consumer_count)
     if channel is not None:
         channel.close()
+
+
+class Hidden(Exception):
+    """Somebody is looking into a queue: what is being looked at cannot be counted."""
+
+
+def whole_depth(
+    open_channel: Callable[[], Channel], queue: str, patience: float
+) -> Depth | None:
+    """Return what is in a queue while nobody looks into it; None if it is missing.
+
+    RabbitMQ tells of the messages that are ready, not of those that somebody holds.
+
+    Args:
+        open_channel: Opens a channel.
+        queue: The queue's name.
+        patience: Seconds to wait for others, who hold messages for a moment.
+
+    Raises:
+        Hidden: They hold them for longer.
+        OSError, amqp.exceptions.ConnectionError: Whatever the connection raises.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        if not _looked_into(open_channel, queue):
+            found = next(depths(open_channel, [queue]), None)
+            if not _looked_into(open_channel, queue):
+                return found
+        if time.monotonic() > deadline:
+            raise Hidden(queue)
+        time.sleep(POLL)
+
+
+def _looked_into(open_channel: Callable[[], Channel], queue: str) -> bool:
+    channel = open_channel()
+    try:
+        channel.queue_declare(lock_of(queue), passive=True)
+    except amqp.ChannelError as error:
+        return isinstance(error, amqp.ResourceLocked)
+    finally:
+        channel.close()
+    return False
 
 
 def all_queues(topology: Topology, reports: str) -> list[str]:

@@ -73,12 +73,14 @@ class Encoded(NamedTuple):
 if hasattr(bson, "encode"):
     #: The distribution that the module ``bson`` came from.
     BSON_LIBRARY = "pymongo"
-    from bson.codec_options import CodecOptions, DatetimeConversion
+    from bson import codec_options
 
+    _OPTIONS: Any = codec_options.CodecOptions(tz_aware=True)
     # A time that Python's datetime cannot hold must not make a report unreadable.
-    _OPTIONS: Any = CodecOptions(
-        tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
-    )
+    if hasattr(codec_options, "DatetimeConversion"):  # PyMongo 4.3
+        _OPTIONS = _OPTIONS.with_options(
+            datetime_conversion=codec_options.DatetimeConversion.DATETIME_AUTO
+        )
 
     def _dumps(report: Mapping[str, Any]) -> bytes:
         return bytes(bson.encode(report))
@@ -235,17 +237,26 @@ def _append_id(body: bytes, report_id: str) -> bytes:
     return b"".join((length, body[4:-1], element, b"\x00"))
 
 
+def plain(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a report with texts for what BSON cannot hold; None if it can hold all."""
+    return None if _dumped(report) is not None else _plain_document(report, 1, ())
+
+
 def _encode_any(report: Mapping[str, Any]) -> bytes:
+    body = _dumped(report)
+    return _dumps(_plain_document(report, 1, ())) if body is None else body
+
+
+def _dumped(report: Mapping[str, Any]) -> bytes | None:
+    """Return a report as BSON; None if BSON, or a reader of it, cannot hold it."""
     try:
         body = _dumps(report)
     except Exception:  # whatever a strange value makes of it
-        return _dumps(_plain_document(report, 1, ()))
+        return None
     # Each level has a marker, 3 or 4: few of those bytes, no need to look closer. In a
     # long body there are always enough of them.
     few = len(body) < LONG and body.count(b"\x03") + body.count(b"\x04") < MAX_DEPTH
-    if not few and _too_deep(report):
-        return _dumps(_plain_document(report, 1, ()))
-    return body
+    return None if not few and _too_deep(report) else body
 
 
 def _too_deep(report: Mapping[str, Any]) -> bool:

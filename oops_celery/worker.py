@@ -6,17 +6,20 @@ import gc
 import logging
 import logging.config
 import os
-from pathlib import Path
 from typing import Any
 
 import celery.apps.worker
+import celery.worker.autoscale
 from celery import signals
 from celery.app.defaults import DEFAULTS as CELERYS_DEFAULTS
+from celery.worker.control import control_command
 
 from oops_celery import logs
 from oops_celery.batching import MAX_REPORTS
 from oops_celery.celery import App, for_a_person, worker_name
+from oops_celery.environment import check_queues
 from oops_celery.imports import check_imports, guarded, load
+from oops_celery.problems import read_file
 from oops_celery.settings import SettingsError
 from oops_celery.topology import TopologyError
 
@@ -41,11 +44,38 @@ class Worker(celery.apps.worker.Worker):
     ) -> None:
         super().__init__(app, hostname or worker_name(), **kwargs)
 
-    def on_before_init(self, **kwargs: Any) -> None:
+    @property
+    def places(self) -> int:
+        """Places of the pool for the consumers of the topology."""
+        return sum(entry.consumer_count for entry in self.app.topology.consumers)
+
+    def on_before_init(
+        self,
+        queues: Any = None,
+        exclude_queues: Any = None,
+        beat: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """Check what can be checked without a broker."""
         with for_a_person():
+            check_queues(self.app, queues, exclude_queues)
+            if beat:
+                raise SettingsError("-B: nothing is scheduled here; leave it out")
             _check(self.app)
         super().on_before_init(**kwargs)
+
+    def prepare_args(self, autoscale: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """Have what ``--autoscale`` asks for beside the places for consumers."""
+        if autoscale:
+            most, least = autoscale
+            if most < 1 or least < 0:
+                with for_a_person():
+                    raise SettingsError(
+                        f"--autoscale={most},{least}: must be at least one process"
+                    )
+            # Where there is none at first, nothing limits what is prefetched.
+            autoscale = most + self.places, max(least, 1) + self.places
+        return dict(super().prepare_args(autoscale=autoscale, **kwargs))
 
     def on_init_blueprint(self) -> None:
         """Set logging up, then call the startup handler: nothing is connected yet."""
@@ -60,10 +90,38 @@ class Worker(celery.apps.worker.Worker):
         ):
             self.prefetch_multiplier = 2 * MAX_REPORTS  # a batch at work, and the next
         topology = self.app.topology
-        self.concurrency += sum(entry.consumer_count for entry in topology.consumers)
+        self.concurrency += self.places
+        grows = self.pool_cls.uses_semaphore or hasattr(self.pool_cls, "grow")
+        if self.options.get("autoscale") and not grows:
+            with for_a_person():
+                raise SettingsError(
+                    "--autoscale: this kind of pool cannot grow; set --concurrency"
+                )
         if topology.startup_handler:
             with for_a_person():
                 _call(topology.startup_handler)
+
+
+class Autoscaler(celery.worker.autoscale.Autoscaler):
+    """Celery's, for ``celery control autoscale``: beside the places for consumers."""
+
+    def update(self, max: int | None = None, min: int | None = None) -> Any:  # noqa: A002
+        """Change how many places there are at most, and at least, for reports."""
+        places: int = self.worker.places
+        most, least = super().update(
+            None if max is None else max + places, None if min is None else min + places
+        )
+        return most - places, least - places
+
+
+@control_command(args=[("queue", str)], signature="<queue>")
+def add_consumer(state: Any, queue: str, **_: Any) -> dict[str, str]:
+    """Take reports again, after cancel_consumer; from our queue alone."""
+    own = state.app.oops.queue
+    if queue != own:
+        return {"error": f"this worker takes reports from {own} alone; set OOPS_QUEUE"}
+    state.consumer.call_soon(state.consumer.add_task_queue, queue)
+    return {"ok": f"add consumer {queue}"}
 
 
 def _check(app: App) -> None:
@@ -87,7 +145,7 @@ def _check(app: App) -> None:
                 f"consumer on it, {entry.consumer}: name another queue in one of them"
             )
     if topology.consumers or topology.startup_handler:
-        problems = check_imports(Path(topology.source).read_bytes())
+        problems = check_imports(read_file(topology.source))
         if problems:
             raise TopologyError(topology.source, tuple(problems))
 

@@ -11,6 +11,7 @@ from oops_celery import adoption, wire
 from oops_celery.celery import app
 from oops_celery.consumers import Instances, Message
 from oops_celery.imports import load
+from oops_celery.outcome import Task as OutcomeStands
 
 
 def _register(target: str) -> Instances:
@@ -21,8 +22,12 @@ def _register(target: str) -> Instances:
         name=target,
         serializer=wire.ADOPTED,
         Request="oops_celery.consumer:Request",
+        base=OutcomeStands,
+        ignore_result=True,
         acks_late=True,
         reject_on_worker_lost=True,
+        acks_on_failure_or_timeout=False,  # before Celery 5.7, see Request
+        retry_on_worker_lost=False,
         acks_on_timeout=False,
         acks_on_failure=True,
     )

@@ -12,6 +12,7 @@ from celery.exceptions import Reject, Retry, SoftTimeLimitExceeded
 from oops_celery import deadletters, receiving, wire
 from oops_celery.celery import app
 from oops_celery.link import SendError
+from oops_celery.outcome import Task as OutcomeStands
 from oops_celery.publishing import TASK_NAME, task_options
 
 logger = logging.getLogger(__name__)
@@ -27,8 +28,12 @@ GIVE_BACK_PAUSE = 1.0
     serializer=wire.SERIALIZER,
     Request="oops_celery.consumer:ReportRequest",
     Strategy="oops_celery.batching:strategy",
+    base=OutcomeStands,
+    ignore_result=True,
     acks_late=True,
     reject_on_worker_lost=True,
+    acks_on_failure_or_timeout=False,  # before Celery 5.7, see Request
+    retry_on_worker_lost=False,
     acks_on_timeout=False,
     # A failure has been parked, by a confirmed publish, when Celery hears of it.
     acks_on_failure=True,

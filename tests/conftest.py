@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,8 @@ import time
 import venv
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
+from hashlib import md5
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +47,13 @@ QUICK_TOPOLOGY = re.sub(
     lambda found: f"x_message_ttl: {int(found[1]) // 200}",
     (ROOT / "oops_celery/topology.yml").read_text(),
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that a cell of the matrix leaves out: it has no network."""
+    for item in items:
+        if "old_python" in getattr(item, "fixturenames", ()):
+            item.add_marker("installs")
 
 
 def eventually(check: Callable[[], Any], timeout: float = PATIENCE) -> Any:
@@ -175,21 +186,41 @@ def broker(any_node: Node) -> Iterator[Node]:
 @pytest.fixture(scope="session")
 def old_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python with oops-amqp as it is installed: with the pure Python bson package."""
+    what = f"-c {ROOT / 'constraints.txt'} oops-amqp oops-datedir-repo"
+    return install(tmp_path_factory, f"pip install {what}") / "python"
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Type a line with pip, in an empty environment, in a copy of this checkout.
+
+    Returns the folder of the environment's programs.
+    """
+    return partial(install, tmp_path_factory)
+
+
+def install(tmp_path_factory: pytest.TempPathFactory, line: str) -> Path:
+    """See `installed`; once for all processes of this run."""
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent  # the same for each process of this run
-    folder = base / "old-venv"
-    with (base / "old-venv.lock").open("w") as lock:
+    folder = base / f"venv-{md5(line.encode()).hexdigest()}"
+    with (base / "venv.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "ready").exists():
             venv.create(folder, with_pip=True)
-            pip = [folder / "bin/pip", "install", "-q", "--disable-pip-version-check"]
-            constraints = ["-c", ROOT / "constraints.txt"]
-            subprocess.run(
-                [*pip, *constraints, "oops-amqp", "oops-datedir-repo"], check=True
-            )
+            shutil.copytree(ROOT, folder / "checkout", ignore=_not_of_a_checkout)
+            program, *words = shlex.split(line)
+            command = [folder / "bin" / program, *words, "-q"]
+            environ = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+            subprocess.run(command, cwd=folder / "checkout", check=True, env=environ)
             (folder / "ready").touch()
-    return folder / "bin/python"
+    return folder / "bin"
+
+
+_not_of_a_checkout = shutil.ignore_patterns(
+    ".*", "build", "dist", "var", "*.egg-info", "__pycache__"
+)
 
 
 class Worker:
@@ -293,13 +324,17 @@ def worker(broker: Node, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
 
 @pytest.fixture
 def run(broker: Node, tmp_path: Path) -> Callable[..., str]:
-    """Run a Python program in a process of its own; return what it prints."""
+    """Run a Python program in a process of its own; return what it prints.
 
-    def run_program(source: str, timeout: float = 60, **environ: str) -> str:
+    It has a minute to publish, as the machine may be busy.
+    """
+    patience = {"OOPS_PUBLISH_TIMEOUT": "60"}
+
+    def run_program(source: str, timeout: float = 180, **environ: str) -> str:
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(source)],
             cwd=tmp_path,
-            env=environment(**{"RABBITMQ_URL": broker.url, **environ}),
+            env=environment(**{"RABBITMQ_URL": broker.url, **patience, **environ}),
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -324,10 +359,11 @@ def keeper(tmp_path: Path) -> Callable[[str], dict[str, str]]:
         body = textwrap.indent(textwrap.dedent(source).strip(), "    ")
         (tmp_path / "keeper.py").write_text(
             f"""
-import os, pathlib, sys, time
-import oops, oops_datedir_repo
+import os, pathlib, sys, time, types
+import oops, oops_celery
 config = oops.Config()
-repository = oops_datedir_repo.DateDirRepo("oopses", inherit_id=True)
+keep = oops_celery.FolderPublisher("oopses", sync=False)
+repository = types.SimpleNamespace(publish=keep)
 def publisher(report, seen):
 {body}
 def counted(report):

@@ -21,9 +21,10 @@ import pytest
 from conftest import Node, Worker, eventually
 from parking import DEAD, MAIN, RETRY, Command, Parking, ids_in, make_report, many
 
-from oops_celery import deadletters, wire
-from oops_celery.browsing import Broker, BrokerError
+from oops_celery import FolderPublisher, deadletters, wire
+from oops_celery.browsing import Broker
 from oops_celery.celery import AMQP, App, Loader
+from oops_celery.holding import BrokerError
 from oops_celery.moving import Replay
 
 EVIL = "\x1b]0;owned\x07\x1b[31m [red]a[/red] [/b] \u202e"
@@ -475,8 +476,6 @@ def test_what_was_parked_meanwhile_is_not_discarded(
 def test_export_writes_what_a_worker_would_have_kept(
     parking: Parking, oops_celery: Command
 ) -> None:
-    from oops_datedir_repo import DateDirRepo
-
     reports = [make_report(KeyError("a")), make_report(ValueError("b"))]
     ids = parking.park(*reports)
     parking.park_body(b"garbage", message_id="no-report")
@@ -488,9 +487,9 @@ def test_export_writes_what_a_worker_would_have_kept(
     oops_celery("dead", "export", "out", "--type", "KeyError", "--remove")
     assert parking.broker.count(DEAD) == 2
     files = sorted((oops_celery.folder / "out").glob("*/*"))
-    repository = DateDirRepo(str(oops_celery.folder / "kept"), inherit_id=True)
+    publish = FolderPublisher(oops_celery.folder / "kept")
     for report in reports:
-        repository.publish({**report, "id": wire.encode(report).id})
+        publish({**report, "id": wire.encode(report).id})
     kept = sorted((oops_celery.folder / "kept").glob("*/*"))
     assert [one.name for one in files] == [one.name for one in kept]
     assert [one.read_bytes() for one in files] == [one.read_bytes() for one in kept]
@@ -529,7 +528,7 @@ def test_an_export_that_cannot_write_removes_nothing(
 
 def test_no_broker_is_one_line(tmp_path: Path) -> None:
     oops_celery = Command(tmp_path, "amqp://guest:secret@127.0.0.1:1/")
-    said = oops_celery("dead", "list", code=1)
+    said = oops_celery("dead", "list", code=2)
     assert len(said.stderr.splitlines()) == 1
     assert said.stderr.startswith("Error: amqp://**@127.0.0.1:1/: ")
     assert "secret" not in said.stderr
@@ -545,8 +544,8 @@ def test_a_frozen_broker_is_one_line_and_soon(
         with pytest.raises(BrokerError), Broker(an_app):
             pass
         assert time.monotonic() - start < 8  # 5 s, and a loaded machine
-        said = oops_celery("dead", "replay", "--all", code=1)
-        assert said.stderr.endswith(": no answer within 5 s\n")
+        said = oops_celery("dead", "replay", "--all", code=2)
+        assert ": no answer within 5 s; " in said.stderr
         assert len(said.stderr.splitlines()) == 1
     finally:
         thaw()

@@ -186,7 +186,7 @@ def test_once_prints_the_metrics(declared: Node, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert samples(done.stdout)["dead_letters", "oopses.dead"] == 1
     done = once(RABBITMQ_URL="amqp://u:s3cr3t@127.0.0.1:1/")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert samples(done.stdout) == {("broker_up", ""): 0}
     assert "s3cr3t" not in done.stderr
     file = tmp_path / "t.yml"

@@ -24,9 +24,8 @@ import oops
 import pytest
 from click.testing import CliRunner, Result
 from conftest import environment, eventually
-from oops_datedir_repo import DateDirRepo
 
-from oops_celery import wire
+from oops_celery import FolderPublisher, wire
 from oops_celery.cli import main
 from oops_celery.grouping import VALUE_READ, normalised
 
@@ -155,7 +154,7 @@ def test_a_report_with_next_to_nothing_in_it_counts(keep: Keep) -> None:
 def test_today_is_what_the_repository_calls_today(keep: Keep, tmp_path: Path) -> None:
     keep(type="Old")
     config = oops.Config()
-    config.publisher = DateDirRepo(str(tmp_path / "oopses"), inherit_id=True).publish
+    config.publisher = FolderPublisher(tmp_path / "oopses")
     ids = config.publish(config.create({"exc_info": (KeyError, KeyError(1), "")}))
     result = call("--json", "--days", "2")  # should midnight be now
     (group,) = json.loads(result.stdout)["groups"]

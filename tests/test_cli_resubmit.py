@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +15,8 @@ from typing import Any
 
 import pytest
 from conftest import Node, environment, eventually
-from oops_datedir_repo import DateDirRepo
 
-from oops_celery import wire
+from oops_celery import FolderPublisher, wire
 
 COMMAND = [str(Path(sys.executable).with_name("oops-celery")), "resubmit"]
 
@@ -25,7 +26,7 @@ def fallback(tmp_path: Path) -> Callable[[int], list[str]]:
     """Write reports into a fallback repository; return their ids."""
 
     def write(count: int) -> list[str]:
-        publish = DateDirRepo(str(tmp_path / "fallback")).publish
+        publish = FolderPublisher(tmp_path / "fallback", sync=False)
         return [
             publish({"type": "ValueError", "n": n, "text": "x" * 2000})[0]
             for n in range(count)
@@ -50,6 +51,24 @@ def run(folder: Path, url: str, *options: str) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=120)
     assert "Traceback" not in err
     return process.returncode, out, err
+
+
+#: Without the rights by which root may do everything.
+AS_OTHERS = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+
+
+def run_as(prefix: list[str], folder: Path, url: str) -> tuple[int, Any, str]:
+    done = subprocess.run(
+        [*prefix, *COMMAND, "--json", "fallback"],
+        cwd=folder,
+        env=environment(RABBITMQ_URL=url),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    return done.returncode, json.loads(done.stdout), done.stderr
 
 
 def files(folder: Path) -> list[Path]:
@@ -99,7 +118,8 @@ def test_without_a_broker_nothing_is_removed(tmp_path: Path, fallback: Any) -> N
     fallback(50)
     code, out, err = run(tmp_path, "amqp://guest:s3cr3t@127.0.0.1:9/")
     assert code == 1
-    assert "the broker has not taken it" in " ".join(out.split())
+    why = "the broker has not taken it: nothing listens there; start RabbitMQ"
+    assert why in " ".join(out.split())
     assert "... and 30 more" in out
     assert "fallback: 0 sent, 50 left" in out
     assert "s3cr3t" not in out + err
@@ -175,3 +195,119 @@ def test_an_id_reaches_no_terminal_unescaped(broker: Node, tmp_path: Path) -> No
     assert done.returncode == 1
     assert "bytes, and 1000 are allowed" in done.stderr
     assert "\x1b" not in done.stderr + done.stdout
+
+
+# -- What may not be removed ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o555, 0o1777])
+def test_what_may_not_be_removed_is_not_sent(
+    broker: Node, tmp_path: Path, fallback: Any, mode: int
+) -> None:
+    """The folder is read-only, or its sticky bit keeps others' files."""
+    fallback(3)
+    day = files(tmp_path)[0].parent
+    if os.geteuid() == 0:
+        for path in (day, *files(tmp_path)) if mode == 0o1777 else ():
+            os.chown(path, 65534, 65534)
+            path.chmod(0o644)
+    elif mode == 0o1777:
+        pytest.skip("only root can give files away")
+    day.chmod(mode)
+    writable = tmp_path / "fallback/2020-01-01"
+    writable.mkdir()
+    shutil.copy(files(tmp_path)[0], writable / "OOPS-other")
+    prefix = AS_OTHERS if os.geteuid() == 0 else []
+    for sent in (1, 0):  # none of the three, however often
+        code, found, _ = run_as(prefix, tmp_path, broker.url)
+        assert (code, found["sent"]) == (1, sent)
+        reasons = {each["reason"] for each in found["left"]}
+        assert len(found["left"]) == 3
+        assert all(each.startswith("it could not be removed: ") for each in reasons)
+    assert len(queued(broker)) == 1
+    day.chmod(0o755)
+    assert len(files(tmp_path)) == 3
+
+
+def test_on_a_file_system_that_is_read_only(
+    broker: Node, tmp_path: Path, fallback: Any
+) -> None:
+    if os.geteuid():
+        pytest.skip("only root can mount")
+    fallback(2)
+    mount = "mount --bind fallback fallback && mount -o remount,bind,ro fallback"
+    prefix = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh"]
+    code, found, _ = run_as(prefix, tmp_path, broker.url)
+    assert (code, found["sent"]) == (1, 0)
+    assert {each["reason"] for each in found["left"]} == {
+        "it could not be removed: Read-only file system"
+    }
+    assert len(files(tmp_path)) == 2
+
+
+def test_rights_withdrawn_while_a_report_is_sent(tmp_path: Path, fallback: Any) -> None:
+    """It says so, goes on with the others, and does not send it again."""
+    fallback(2)
+    program = """
+import os, stat, sys
+from pathlib import Path
+from oops_celery.resubmitting import resubmit, waiting
+folder = Path("fallback")
+sent = []
+class Publisher:
+    max_size = 10**6
+    trouble = ""
+    def publish_encoded(self, reports):
+        for encoded, _ in list(reports):
+            sent.append(encoded.id)
+            for day in folder.iterdir():
+                day.chmod(0o555)
+            yield [encoded.id]
+for one in resubmit(waiting(folder), Publisher()):
+    print(one.id, one.reason, sep="|")
+for day in folder.iterdir():
+    day.chmod(0o755)
+for one in resubmit(waiting(folder), Publisher()):
+    print(one.id, one.reason, sep="|")
+print(len(sent))
+"""
+    prefix = AS_OTHERS if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*prefix, sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        *["None|it was sent, and cannot be removed: Permission denied"] * 2,
+        *["None|not a BSON document: 0 bytes that start with ''"] * 2,
+        "2",
+    ]
+
+
+def test_what_stands_in_the_way_keeps_no_report_back(
+    broker: Node, tmp_path: Path, fallback: Any
+) -> None:
+    sent = fallback(2)
+    day = files(tmp_path)[0].parent
+    (day / "a-folder").mkdir()
+    os.mkfifo(day / "a-pipe")
+    (day / "empty").touch()
+    (day / "gone").symlink_to("nowhere")
+    (day / "zeros").touch()
+    os.truncate(day / "zeros", 1 << 30)
+    (tmp_path / "fallback/2020-01-01").write_text("a file")
+    (tmp_path / "fallback/2020-01-02").symlink_to("2020-01-02")  # a loop
+    code, found, _ = run_as([], tmp_path, broker.url)
+    assert (code, found["sent"]) == (1, 2)
+    assert {Path(each["path"]).name: each["reason"] for each in found["left"]} == {
+        "a-folder": "not a file",
+        "a-pipe": "not a file",
+        "empty": "not a BSON document: 0 bytes that start with ''",
+        "zeros": "not a BSON document: it says another length than it has",
+        "2020-01-02": "Too many levels of symbolic links",
+    }
+    assert (day / "a-folder").is_dir()
+    assert queued(broker) == sorted(sent)

@@ -17,7 +17,7 @@ from oops_datedir_repo import DateDirRepo, serializer_rfc822
 from parking import DEAD, MAIN, RETRY, Command, Parking, make_report
 
 from oops_celery import wire
-from oops_celery.browsing import Broker, LookedAtTooOften
+from oops_celery.browsing import Broker
 from oops_celery.celery import AMQP, App, Loader
 from oops_celery.cli import main
 from oops_celery.finding import in_repository
@@ -264,7 +264,7 @@ def test_a_frozen_broker_does_not_stop_the_search(
     finally:
         thaw()
     assert shown.stdout.startswith("KeyError: 'a'\n")
-    assert shown.stderr.endswith(": no answer within 5 s\n")
+    assert ": no answer within 5 s; " in shown.stderr
 
 
 def test_help_has_an_example_and_the_exit_codes() -> None:

@@ -99,7 +99,7 @@ def secured() -> Iterator[Secured]:
 
 CONFIG = """
 import oops
-import oops_datedir_repo
+import oops_celery
 
 config = oops.Config()
 
@@ -108,7 +108,7 @@ def refuse(report):
         raise ValueError("refused")
 
 config.filters.append(refuse)
-config.publisher = oops_datedir_repo.DateDirRepo("oopses", inherit_id=True).publish
+config.publisher = oops_celery.FolderPublisher("oopses")
 """
 
 

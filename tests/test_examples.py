@@ -96,40 +96,6 @@ def test_the_wsgi_application(start: Start, broker: Node) -> None:
     assert "s3cr3t" not in str(report)
 
 
-def test_the_django_application(start: Start, broker: Node) -> None:
-    port = free_port()
-    start("examples.django_app", "runserver", "--noreload", str(port))
-    with answer(port, "/?item=tea") as (status, text, _):
-        assert (status, text) == (200, "3")
-    with answer(port, "/gone") as (status, _, _):
-        assert status == 404
-    with answer(port, "/?item=coffee&token=s3cr3t") as (status, text, _):
-        assert status == 500
-        assert "<h1>Something went wrong</h1>" in text
-        (report_id,) = OOPS_ID.findall(text)
-    report = the_report(broker)
-    assert report["id"] == report_id
-    assert (report["type"], report["topic"]) == ("KeyError", "checkout")
-    assert "in checkout" in report["tb_text"]
-    assert report["url"] == "/?item=coffee&token=<scrubbed>"
-    assert report["req_vars"]["REQUEST_METHOD"] == "GET"
-    assert report["req_vars"]["Cookie"] == "<scrubbed>"
-    assert "s3cr3t" not in str(report)
-
-
-def test_the_django_application_without_a_broker(start: Start) -> None:
-    """The error page comes all the same, without an id that nobody would find."""
-    port = free_port()
-    start(
-        *("examples.django_app", "runserver", "--noreload", str(port)),
-        RABBITMQ_URL="amqp://127.0.0.1:1/",
-    )
-    with answer(port, "/?item=coffee") as (status, text, _):
-        assert status == 500
-        assert "Something went wrong" in text
-        assert "mention" not in text
-
-
 def test_the_celery_application(start: Start, broker: Node) -> None:
     log = start("celery", "-A", "examples.celery_app", "worker", "-c", "1")
     sent = start("examples.celery_app", "a lot", "12")

@@ -30,11 +30,10 @@ import os, sys, threading, time
 import oops
 from celery import Celery, shared_task
 from celery.exceptions import Reject
-from oops_datedir_repo import DateDirRepo
 import oops_celery
 
 config = oops.Config()
-config.publisher = DateDirRepo("oopses", inherit_id=True).publish
+config.publisher = oops_celery.FolderPublisher("oopses", sync=False)
 config.template["reporter"] = "shop"
 
 app = Celery("shop", broker=os.environ["BROKER"])

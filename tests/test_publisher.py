@@ -186,7 +186,9 @@ def test_a_full_queue_that_rejects(broker: Node) -> None:
         channel = connection.channel()
         channel.exchange_declare("there", "fanout", durable=True, auto_delete=False)
         arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
-        channel.queue_declare("full", auto_delete=False, arguments=arguments)
+        channel.queue_declare(
+            "full", durable=True, auto_delete=False, arguments=arguments
+        )
         channel.queue_delete("q")
         channel.queue_bind("full", "there")
         try:
@@ -211,7 +213,9 @@ def test_a_nack_costs_a_channel_and_no_connection(broker: Node) -> None:
     with broker.connect() as connection:
         channel = connection.channel()
         arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
-        channel.queue_declare("full", auto_delete=False, arguments=arguments)
+        channel.queue_declare(
+            "full", durable=True, auto_delete=False, arguments=arguments
+        )
         try:
             publish = Publisher(connect, "", "full")
             used = []
@@ -255,6 +259,38 @@ def test_the_ready_made_publisher_declares_the_topology(
     assert message.headers["task"] == "oops_celery.republish"
     for queue in ("oopses.retry.1", "oopses.retry.2", "oopses.retry.3", "oopses.dead"):
         assert broker.count(queue) == 0
+
+
+def test_the_first_report_of_a_process_imports_nothing(
+    broker: Node, run: Callable[..., str]
+) -> None:
+    """What it needs is imported before: a failing request must not wait for that."""
+    out = run(
+        """
+        import sys, oops_celery
+        publisher = oops_celery.publisher
+        before = set(sys.modules)
+        assert publisher({"k": 1})
+        more = {"pydantic", "oops_celery.topology_yaml"} & set(sys.modules)
+        late = {name for name in set(sys.modules) - before if "oops" in name}
+        print(sorted(more | late))
+        """
+    )
+    assert out == "[]\n"
+    assert broker.count("oopses.retry.3") == 0  # it has declared all of it
+
+
+def test_what_is_refused_keeps_nothing_else_from_being_declared(
+    broker: Node, run: Callable[..., str]
+) -> None:
+    """All is declared at once; when something is refused, one by one."""
+    with broker.connect() as connection:
+        channel = connection.channel()
+        channel.exchange_declare("oopses", "direct", durable=True, auto_delete=False)
+    program = "import logging; logging.basicConfig(filename='log');" + PROGRAM.strip()
+    run(program.replace("\n    ", "\n"))
+    for queue in ("oopses", "oopses.retry.1", "oopses.retry.3", "oopses.dead"):
+        assert broker.count(queue) == (1 if queue == "oopses" else 0)
 
 
 def test_a_topology_that_the_broker_refuses_does_not_keep_reports_back(

@@ -7,7 +7,6 @@ import re
 import shlex
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from urllib.request import urlopen
@@ -19,6 +18,10 @@ from oops_celery import settings, wire
 
 README = (ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+#: With the place in the README, to find the one before a snippet.
+INSTALLS = [
+    (one.start(), one[1]) for one in re.finditer(r"^    (pip .+)$", README, re.M)
+]
 COMMANDS = [
     line.partition("  #")[0].strip() for line in re.findall(r"^    (.+)$", README, re.M)
 ]
@@ -26,6 +29,9 @@ COMMANDS = [
     line for line in COMMANDS if re.match("make|pip|celery|oops-celery|OOPS_", line)
 ]
 
+#: See the fixtures of these names.
+Installed = Callable[[str], Path]
+Run = Callable[..., str]
 
 #: What an operator types; below, and `trace`, which does not end, in test_cli_trace.
 OPERATORS = [
@@ -44,9 +50,8 @@ def test_the_commands_are_those_that_are_tested() -> None:
     assert [
         "make run",  # test_tour
         "make test",  # what runs this; see also below
-        "pip install oops-celery",  # test_package, from the wheel
-        "pip install 'oops-celery[worker]'",
-        "pip install --force-reinstall --no-deps pymongo",
+        "pip install .",  # all that follows is run after these, in an empty environment
+        "pip install '.[worker]'",
         "celery -A oops_celery worker",  # below
         "celery -A oops_celery flower",
         *OPERATORS,
@@ -55,7 +60,9 @@ def test_the_commands_are_those_that_are_tested() -> None:
     ] == COMMANDS
 
 
-@pytest.mark.parametrize("target", ["run", "test", "fail", "lint", "worker", "flower"])
+@pytest.mark.parametrize(
+    "target", ["run", "test", "fail", "lint", "worker", "flower", "wheel"]
+)
 def test_the_makefile_has_what_is_promised(target: str) -> None:
     done = subprocess.run(
         ["make", "--dry-run", target],
@@ -73,30 +80,49 @@ def test_the_makefile_has_what_is_promised(target: str) -> None:
         "lint": "ruff check",
         "worker": "celery -A oops_celery worker",
         "flower": "celery -A oops_celery flower",
+        "wheel": "python -m build --wheel --outdir dist",
     }
     assert expected[target] in done.stdout
 
 
-def run(snippet: str, folder: Path, url: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", snippet],
-        cwd=folder,
-        env=environment(RABBITMQ_URL=url),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture(scope="session")
+def programs(installed: Installed) -> Path:
+    """What the last install line of the README has installed."""
+    return installed(INSTALLS[-1][1])
+
+
+@pytest.fixture
+def run(installed: Installed, tmp_path: Path) -> Run:
+    """Run a snippet of the README after the install line that stands before it."""
+
+    def run_snippet(number: int, url: str, program: str | None = None) -> str:
+        place = README.index(SNIPPETS[number])
+        line = [line for start, line in INSTALLS if start < place][-1]
+        done = subprocess.run(
+            [installed(line) / "python", "-c", program or SNIPPETS[number]],
+            cwd=tmp_path,
+            env=environment(RABBITMQ_URL=url),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run_snippet
 
 
 def test_a_report_goes_the_way_that_the_readme_says(
-    broker: Node, worker: Callable[..., Worker], tmp_path: Path
+    broker: Node,
+    worker: Callable[..., Worker],
+    run: Run,
+    programs: Path,
+    tmp_path: Path,
 ) -> None:
     """The first snippet, `celery -A oops_celery worker`, `./oopses/<date>/`."""
-    started = worker()
-    out = run(SNIPPETS[0], tmp_path, broker.url)
+    started = worker(python=programs / "python")
+    out = run(0, broker.url)
     (path,) = eventually(started.files)
     report = wire.decode(path.read_bytes())
     assert out == f"['{report['id']}']\n"
@@ -106,22 +132,20 @@ def test_a_report_goes_the_way_that_the_readme_says(
     )
 
 
-def test_the_fallback_takes_what_rabbitmq_does_not(tmp_path: Path) -> None:
+def test_the_fallback_takes_what_rabbitmq_does_not(run: Run, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    out = run(SNIPPETS[1], tmp_path, f"amqp://127.0.0.1:{port}/")
+    out = run(1, f"amqp://127.0.0.1:{port}/")
     assert re.fullmatch(r"\['OOPS-[0-9a-f]{32}'\]\n", out)
     assert len(list(tmp_path.glob("fallback/*/OOPS-*"))) == 1
 
 
-def test_the_scrubbed_report_is_what_the_comment_says(tmp_path: Path) -> None:
-    out = run(SNIPPETS[2], tmp_path, "nonsense")
+def test_the_scrubbed_report_is_what_the_comment_says(run: Run) -> None:
+    out = run(2, "nonsense")
     assert SNIPPETS[2].endswith(f"# {out}")
 
 
-def test_the_snippet_for_those_who_come_from_oops_amqp(
-    broker: Node, tmp_path: Path
-) -> None:
+def test_the_snippet_for_those_who_come_from_oops_amqp(broker: Node, run: Run) -> None:
     with broker.connect() as connection:
         channel = connection.channel()
         channel.exchange_declare("oopses", "fanout", durable=True, auto_delete=False)
@@ -129,14 +153,14 @@ def test_the_snippet_for_those_who_come_from_oops_amqp(
         channel.queue_bind("oopses", "oopses")
     assert "localhost:5672" in SNIPPETS[3]
     snippet = SNIPPETS[3].replace("localhost:5672", broker.host)
-    assert run(f"{snippet}\nprint(publisher({{'k': 1}}))", tmp_path, "nonsense") == (
+    assert run(3, "nonsense", f"{snippet}\nprint(publisher({{'k': 1}}))") == (
         "['OOPS-f9082d518031065d1e948548a66a4a05']\n"
     )
     assert len(SNIPPETS) == 4
 
 
 def test_the_commands_for_those_who_come_from_the_dispatcher(
-    broker: Node, worker: Callable[..., Worker], tmp_path: Path
+    broker: Node, worker: Callable[..., Worker], programs: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "config.yml").write_text(
         "queues: [{queue: readme}]\n"
@@ -149,7 +173,7 @@ def test_the_commands_for_those_who_come_from_the_dispatcher(
     )
     validate, start = COMMANDS[-2:]
     done = subprocess.run(
-        [Path(sys.executable).with_name("oops-celery"), *validate.split()[1:]],
+        [programs / "oops-celery", *validate.split()[1:]],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,
@@ -159,7 +183,7 @@ def test_the_commands_for_those_who_come_from_the_dispatcher(
     assert done.stdout == "config.yml: no mistakes\n"
     name, _, value = start.split()[0].partition("=")
     assert start.split()[1:] == ["celery", "-A", "oops_celery", "worker"]
-    worker(**{name: value})
+    worker(python=programs / "python", **{name: value})
     broker.publish("readme", b"hello")
     got = tmp_path / "got"
     eventually(lambda: got.exists() and got.read_bytes() == b"hello")
@@ -168,10 +192,10 @@ def test_the_commands_for_those_who_come_from_the_dispatcher(
 
 
 def test_what_an_operator_types(
-    broker: Node, worker: Callable[..., Worker], tmp_path: Path
+    broker: Node, worker: Callable[..., Worker], programs: Path, tmp_path: Path
 ) -> None:
     """One report is kept, one is parked, one waits in the fallback."""
-    started = worker()
+    started = worker(python=programs / "python")
     encoded = [wire.encode({"type": "ValueError", "n": n}) for n in range(2)]
     broker.publish("oopses", encoded[0].body)
     broker.publish("oopses", b"garbage")
@@ -194,7 +218,7 @@ def test_what_an_operator_types(
         assert command.startswith(f"oops-celery {name}")
         done = subprocess.run(
             [
-                Path(sys.executable).with_name("oops-celery"),
+                programs / "oops-celery",
                 *command.replace("68c5cd", encoded[0].id[:12]).split()[1:],
             ],
             cwd=tmp_path,
@@ -210,12 +234,12 @@ def test_what_an_operator_types(
     eventually(lambda: len(started.files()) == 2)
 
 
-def test_flower_starts(broker: Node, tmp_path: Path) -> None:
+def test_flower_starts(broker: Node, programs: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = shlex.split("celery -A oops_celery flower")
     process = subprocess.Popen(
-        [Path(sys.executable).with_name(command[0]), *command[1:]],
+        [programs / command[0], *command[1:]],
         cwd=tmp_path,
         env=environment(RABBITMQ_URL=broker.url, FLOWER_PORT=str(port)),
         stdout=subprocess.DEVNULL,

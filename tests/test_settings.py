@@ -7,17 +7,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import pytest
 from conftest import environment
 from hypothesis import given
 from hypothesis import strategies as st
+from kombu import Connection
 
 from oops_celery.settings import (
     DEFAULT_BROKER_URL,
     Settings,
     SettingsError,
     broker,
+    hide_password,
     load,
     parse_rabbitmq_url,
 )
@@ -73,6 +77,27 @@ def test_the_environment_comes_first(celeryconfig: Callable[[str], None]) -> Non
     assert connection["broker_heartbeat"] == 11
 
 
+def test_empty_in_the_environment_is_not_set(
+    celeryconfig: Callable[[str], None],
+) -> None:
+    celeryconfig("OOPS_MAX_RETRIES = 3\nOOPS_ROUTING_KEY = 'key'\n")
+    own = [f"OOPS_{name.upper()}" for name in Settings.__dataclass_fields__]
+    celerys = ["OOPS_WORKER_CONCURRENCY", "OOPS_WORKER_POOL", "OOPS_BROKER_URL"]
+    others = ["RABBITMQ_URL", "RABBITMQ_HEARTBEAT", "CELERY_CONFIG_MODULE"]
+    empty = dict.fromkeys([*own, *celerys, *others], "")
+    # Of a routing key and of an exchange it is a value.
+    expected = Settings(max_retries=3, routing_key="", exchange="")
+    assert load(empty) == expected
+    assert broker(load(empty).celery, empty) == broker({}, {})
+
+
+def test_no_celeryconfig_where_its_name_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load({"CELERY_CONFIG_MODULE": ""}) == Settings()
+
+
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
@@ -80,7 +105,6 @@ def test_the_environment_comes_first(celeryconfig: Callable[[str], None]) -> Non
         ({"OOPS_MAX_SIZE": "big"}, "OOPS_MAX_SIZE='big' (environment): must be"),
         ({"OOPS_PUBLISH_TIMEOUT": "0"}, "a number of seconds over 0"),
         ({"OOPS_PUBLISH_TIMEOUT": "nan"}, "a number of seconds over 0"),
-        ({"OOPS_TOPOLOGY": ""}, "OOPS_TOPOLOGY='' (environment)"),
         ({"OOPS_CONFIG": "module"}, "package.module:attribute"),
         ({"OOPS_EXCHANGE": "x" * 256}, "at most 255 bytes"),
         ({"OOPS_WORKER_CONCURRENCY": "many"}, "OOPS_WORKER_CONCURRENCY='many'"),
@@ -156,6 +180,82 @@ def test_hosts_are_tried_in_random_order() -> None:
     assert firsts == expected
 
 
+HOSTS = [
+    "one",
+    "ONE.example:1",
+    "one.example.",
+    "rabbit_1",
+    "[::1]",
+    "[fe80::1%eth0]:3",
+]
+#: Letters, and each kind of character that means something to somebody.
+PARTS = st.text(alphabet="aZ9é€ ;:@/?#[]%+&=,|$'\"\\\n~.", min_size=1)
+
+
+def connection(url: str | list[str]) -> Any:
+    """Return a URL as kombu reads it, when it connects, and when it changes hosts."""
+    made = Connection(url)
+    for one in made.alt:
+        made.switch(one)
+    copy = made.clone()
+    assert copy.info() == made.info()
+    return copy
+
+
+@given(
+    user=PARTS,
+    password=PARTS,
+    vhost=PARTS,
+    hosts=st.lists(st.sampled_from(HOSTS), min_size=1),
+)
+def test_every_character_reaches_the_broker(
+    user: str, password: str, vhost: str, hosts: list[str]
+) -> None:
+    encoded = [quote(part, safe="") for part in (user, password, vhost)]
+    url = "amqp://{}:{}@{hosts}/{}".format(*encoded, hosts=",".join(hosts))
+    broker_url = parse_rabbitmq_url(url)["broker_url"]
+    seen = connection(broker_url)
+    assert (seen.userid, seen.password) == (user, password)
+    assert seen.virtual_host == vhost
+    assert len(seen.alt or [url]) == len(hosts)
+
+
+#: What a URL may hold as it is: RFC 3986, section 3.2.1; and what others write there.
+AS_THEY_ARE = st.text(alphabet="aé;:+&=,|$'~.!*()", min_size=1)
+
+
+@given(password=AS_THEY_ARE, vhost=AS_THEY_ARE)
+def test_what_is_not_encoded_is_read_as_it_is(password: str, vhost: str) -> None:
+    broker_url = parse_rabbitmq_url(f"amqp://user:{password}@host/{vhost}")
+    seen = connection(broker_url["broker_url"])
+    assert (seen.password, seen.virtual_host) == (password, vhost)
+
+
+@given(
+    password=PARTS, rest=st.sampled_from(["@h", "@h/v", "@h:x", "@[h", "@", "", "/v"])
+)
+def test_nothing_is_shown_of_a_password(password: str, rest: str) -> None:
+    """Whatever it has, raw: each part that is long enough to tell is looked for."""
+    marked = f"s3{password}cr3t"
+    for start in ("amqp://user:", "amqps://:", "user:", "amqp:user:", "amqp:/user:"):
+        url = f"{start}{marked}{rest}"
+        try:
+            said = parse_rabbitmq_url(url) and ""
+        except SettingsError as error:
+            said = str(error)
+        if rest.startswith("@"):  # else the password's own @ is before the host
+            assert "s3" not in hide_password(url) + said
+            assert "cr3t" not in hide_password(url) + said
+        elif "@" not in password:
+            assert "cr3t" not in hide_password(url)
+
+
+def test_the_hosts_of_one_address() -> None:
+    for host in HOSTS:
+        parsed = parse_rabbitmq_url(f"amqp://{host}")
+        assert parsed["broker_url"] == f"amqp://{host}/"
+
+
 def test_heartbeat_and_tls_are_said_in_the_url(tmp_path: Path) -> None:
     ca = tmp_path / "ca.pem"
     ca.write_text("")
@@ -179,7 +279,18 @@ def test_heartbeat_and_tls_are_said_in_the_url(tmp_path: Path) -> None:
         ("amqp://u:s3cr3t@one:port/", "host 'one:port'"),
         ("amqp://u:s3cr3t@one:99999/", "host 'one:99999'"),
         ("amqp://u:s3cr3t@one:0/", "host 'one:0'"),
-        ("amqp://u:s3cr3t@[::1/", "is no URL"),
+        ("amqp://u:s3cr3t@[::1/", "host '[::1'"),
+        ("amqp://u:s3cr3t@[::1]x/", "host '[::1]x'"),
+        ("amqp://u:s3cr3t@[one]/", "host '[one]'"),
+        ("amqp://u:s3cr3t@::1/", "host '::1'"),
+        ("amqp://u:s3cr3t@a..b/", "host 'a..b'"),
+        ("amqp://u:s3cr3t@h/%ff", "the virtual host is not UTF-8"),
+        ("amqp://u:s3cr3t%ff@h/", "the password is not UTF-8"),
+        ("amqp://u%00:s3cr3t@h/", "the user has a NUL character"),
+        ("amqp://u:s3cr3t@h/" + 128 * "é", "has 256 bytes; AMQP has place for 255"),
+        ("amqp://u:s3cr3t@h/v#w", "write %2F"),
+        ("amqp://u:12?s3cr3t", "unknown parameter '**'"),
+        ("s3cr3t", "must start with amqp:// or amqps://"),
         ("amqp://u:s3cr3t@h/?heartbeat=often", "heartbeat='often'"),
         ("amqp://u:s3cr3t@h/?heartbeat=-1", "heartbeat='-1'"),
         ("amqp://u:s3cr3t@h/?hartbeat=1", "unknown parameter 'hartbeat'"),
@@ -193,6 +304,16 @@ def test_a_url_that_cannot_be_used(url: str, expected: str) -> None:
     with pytest.raises(SettingsError) as error:
         parse_rabbitmq_url(url)
     assert expected in str(error.value)
+    assert "s3cr3t" not in str(error.value)
+
+
+def test_celerys_name_of_the_broker_is_read_as_ours() -> None:
+    url = "amqp://u:s3;cr3t@one,two/v;w"
+    urls = broker({"broker_url": url}, {})["broker_url"]
+    assert set(urls) == {f"amqp://u:s3%3Bcr3t@{host}/v%3Bw" for host in ("one", "two")}
+    assert broker({"broker_url": "memory://"}, {}) == {"broker_url": "memory://"}
+    with pytest.raises(SettingsError, match="OOPS_BROKER_URL='amqp://") as error:
+        broker({"broker_url": "amqp://u:s3cr3t@one//;amqp://u:s3cr3t@two//"}, {})
     assert "s3cr3t" not in str(error.value)
 
 

@@ -19,6 +19,7 @@ from celery.app.amqp import Queues
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import oops_celery
 from oops_celery.topology import (
     ConsumerEntry,
     Exchange,
@@ -288,8 +289,14 @@ queues:
         assert lengths == [1, 2, 2]
         assert not any(each.durable for each in topology.queues)
 
+    def test_the_default_is_what_the_packaged_file_says(self) -> None:
+        """A file to copy and change, and the same as a value, which needs no YAML."""
+        file = Topology.load(Path(oops_celery.__file__).with_name("topology.yml"))
+        assert Topology.load() == file
+        assert file.warnings == ()
+
     def test_the_packaged_file_is_the_default(self) -> None:
-        """Without a path, the topology of the package is read, and nothing is amiss."""
+        """Without a path, the topology is that of the package, and nothing is amiss."""
         topology = Topology.load()
 
         assert [(each.name, each.type) for each in topology.exchanges] == [

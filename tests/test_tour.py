@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
 
+import psutil
 import pytest
 from conftest import ROOT, Node, Worker, environment, eventually
 
@@ -172,6 +173,43 @@ def test_ctrl_c_and_a_closed_terminal_end_everything(
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
 
 
+@pytest.mark.parametrize("how", ["killed", "group killed", "reader gone"])
+def test_nothing_stays_behind(tour: subprocess.Popen[str], how: str) -> None:
+    """However the tour ends: its worker, the worker's pool, and Flower end too."""
+    read_until(tour, "Ctrl-C ends")
+    started = psutil.Process(tour.pid).children(recursive=True)
+    assert len(started) >= 4  # the worker, its pool of two, and Flower
+    if how == "killed":
+        tour.kill()
+    elif how == "group killed":
+        os.killpg(tour.pid, signal.SIGKILL)
+    else:
+        assert tour.stdout is not None
+        tour.stdout.close()
+        os.kill(tour.pid, signal.SIGINT)
+    tour.wait(60)
+    eventually(lambda: not any(map(alive, started)), timeout=60)
+
+
+def test_the_pool_of_a_worker_that_was_killed_does_not_stay(
+    tour: subprocess.Popen[str],
+) -> None:
+    read_until(tour, "Ctrl-C ends")
+    started = psutil.Process(tour.pid).children(recursive=True)
+    (worker,) = (one for one in started if len(one.children()) == 2)
+    worker.kill()
+    os.kill(tour.pid, signal.SIGINT)
+    tour.communicate(timeout=60)
+    eventually(lambda: not any(map(alive, started)), timeout=60)
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE  # which nobody has waited for
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_on_rabbitmq_where_that_is_set(broker: Node, checkout: Path) -> None:
     process = start(checkout, RABBITMQ_URL=broker.url)
     try:
@@ -210,13 +248,13 @@ queues:
     )
     (checkout / "keeper.py").write_text(
         f"""
-import oops, oops_datedir_repo
+import oops, oops_celery
 config = oops.Config()
-repository = oops_datedir_repo.DateDirRepo("oopses", inherit_id=True)
+keep = oops_celery.FolderPublisher("oopses")
 seen = []
 def publisher(report):
     seen.append(1)
-    return [] if len(seen) <= {refusals} else repository.publish(report)
+    return [] if len(seen) <= {refusals} else keep(report)
 config.publisher = publisher
 """
     )

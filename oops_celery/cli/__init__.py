@@ -9,17 +9,21 @@ find ``celery -A oops_celery oops``.
 from __future__ import annotations
 
 import logging
+from difflib import get_close_matches
 from importlib import import_module
+from typing import Any
 
 import click
 
 import oops_celery
 from oops_celery import logs
+from oops_celery.cli.ending import EXIT_CODES, INTERRUPTED, well_ended
 
 #: The commands there are: the names of the modules here, with ``-`` for ``_``.
 COMMANDS = (
     "dead",
     "doctor",
+    "flower",
     "metrics",
     "report",
     "resubmit",
@@ -30,11 +34,27 @@ COMMANDS = (
     "validate",
 )
 
-#: The exit code after Ctrl-C, as shells have it: 128 and the number of SIGINT.
-INTERRUPTED = 130
+
+class Group(click.Group):
+    """A group that says which command may be meant by a misspelt one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the arguments begin with."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            known = self.list_commands(ctx)
+            close = get_close_matches(args[0].lower(), known, n=1, cutoff=0.5)
+            if not close:
+                raise
+            raise click.UsageError(
+                f"No such command {args[0]!r}. Did you mean {close[0]!r}?", ctx
+            ) from None
 
 
-class _Commands(click.Group):
+class _Commands(Group):
     """A group that imports a command when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -49,18 +69,44 @@ class _Commands(click.Group):
         command: click.Command = module.command
         return command
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as a program."""
+        with well_ended():
+            return super().main(*args, **kwargs)
+
+    # Celery's program, whose command this is too, calls these two; and in `main` click
+    # would make exit code 1 of a pipe whose reader has gone.
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the arguments, or show the help."""
+        with well_ended():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> None:
-        """Run a command; Ctrl-C ends it with an exit code of its own."""
-        try:
-            super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
-            ctx.exit(INTERRUPTED)
+        """Run a command; Ctrl-C ends it with an exit code of its own.
+
+        Packages that are missing are a line.
+        """
+        with well_ended():
+            try:
+                super().invoke(ctx)
+            except ImportError as error:
+                from oops_celery.cli.asking import CannotTell
+                from oops_celery.requirements import missing
+
+                told = missing(error, f"oops-celery {ctx.invoked_subcommand}")
+                if told is None:
+                    raise
+                raise CannotTell(str(told)) from None
+            except KeyboardInterrupt:
+                click.echo("Interrupted.", err=True)
+                ctx.exit(INTERRUPTED)
 
 
 @click.group(
     "oops",  # what Celery calls it
     cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Look after the exchanges, queues and consumers of oops-celery.",
     epilog="""\b
 Example:
@@ -69,7 +115,9 @@ Example:
 \b
 Each command is also one of Celery's:
   celery -A oops_celery oops validate topology.yml
-""",
+
+"""
+    + EXIT_CODES,
 )
 @click.version_option(oops_celery.__version__, prog_name="oops-celery")
 def main() -> None:

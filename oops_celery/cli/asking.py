@@ -78,7 +78,7 @@ def broker_name(app: App) -> str:
     from oops_celery.settings import hide_password
 
     with telling_why():
-        urls = app.conf.broker_read_url
+        urls = app.conf["broker_url"]
     return ", ".join(map(hide_password, [urls] if isinstance(urls, str) else urls))
 
 
@@ -93,19 +93,20 @@ def connected(app: App, any_broker: bool = False) -> Iterator[Link]:
 
     from oops_celery.link import Unavailable
     from oops_celery.sending import Sender
+    from oops_celery.troubles import in_a_line
 
     name = broker_name(app)
     sender = Sender(app.connection_for_read, TIMEOUT, confirm=False)
     try:
         link = sender.open()
     except Unavailable as error:
-        raise CannotTell(f"{name}: {error}") from None
+        raise CannotTell(f"{name}: {in_a_line(error, TIMEOUT)}") from None
     if link.raw is None and not any_broker:
         raise CannotTell(f"{name}: only a RabbitMQ can be asked; set RABBITMQ_URL")
     try:
         yield link
     except (OSError, BrokerError) as error:
-        raise CannotTell(f"{name}: {error or type(error).__name__}") from None
+        raise CannotTell(f"{name}: {in_a_line(error, TIMEOUT)}") from None
     finally:
         link.close()
 

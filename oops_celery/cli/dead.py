@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from oops_celery.cli import Group
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _AS_JSON = click.option(
@@ -20,8 +22,8 @@ _AS_JSON = click.option(
 _EXIT_CODES = """
 
     The exit code is 0 when all is done; 1 when something is not done, or there is no
-    such message, or no broker; 2 when the command is not used as described here; 130
-    after Ctrl-C.
+    such message; 2 when there is no broker, or the command is not used as described
+    here; 130 after Ctrl-C.
     """
 
 
@@ -50,7 +52,8 @@ def _which(command: _F) -> _F:
 
 
 @click.group(
-    "dead",
+    cls=Group,
+    name="dead",
     short_help="Look after the dead letters.",
     help="""Look after the dead letters: reports that nobody could take, and whatever
     else was parked, in the queue of dead letters of the topology.

@@ -94,6 +94,14 @@ def age(letter: Letter) -> str:
     return f"{seconds}s"
 
 
+def candidate(one: Found | Letter) -> str:
+    """Return what tells a report from others whose ids have the same part."""
+    time = one.time or (one.parked_at if isinstance(one, Letter) else None)
+    return (
+        f"{one.id}  {one.type or '(no type)'}  {_time(time) if time else '(no time)'}"
+    )
+
+
 def print_found(console: Console, found: list[Found]) -> None:
     """Show a report that was found, in one place or in several."""
     report: dict[str, Any] = {}

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 #: Prometheus comes here unless told otherwise.
 DEFAULT_PORT = 9540
 
+#: Seconds to wait for somebody who looks at dead letters, and hides them: at a scrape,
+#: for which Prometheus waits 10 s, and with --once.
+LOOK_TIMEOUT = 4.0
+LOOK_ONCE = 30.0
+
 
 @click.command(
     "metrics",
@@ -30,7 +35,7 @@ DEFAULT_PORT = 9540
     Flower serves those of tasks and workers. Nothing is taken from a queue.
 
     The exit code is 2 when it cannot serve; 130 after Ctrl-C. With --once it is 0 when
-    the broker answers, else 1.
+    the broker answers, else 2.
     """,
     epilog="""\b
 Examples:
@@ -58,7 +63,7 @@ def command(
     ctx: click.Context, file: str | None, port: int, address: str, once: bool
 ) -> None:
     """Serve the metrics, or print them."""
-    registry = _registry(file)
+    registry = _registry(file, LOOK_ONCE if once else LOOK_TIMEOUT)
     if not once:
         _serve(registry, port, address)
         return
@@ -68,15 +73,15 @@ def command(
 
     lines = generate_latest(registry).decode().split("\n")
     click.echo("\n".join(map(escaped, lines)), nl=False)
-    ctx.exit(0 if "oops_celery_broker_up 1.0" in lines else 1)
+    ctx.exit(0 if "oops_celery_broker_up 1.0" in lines else 2)
 
 
-def _registry(file: str | None) -> CollectorRegistry:
+def _registry(file: str | None, patience: float) -> CollectorRegistry:
     try:
         from prometheus_client import CollectorRegistry
     except ImportError:
         raise CannotTell(
-            "this needs prometheus-client: pip install 'oops-celery[worker]'"
+            "this needs prometheus-client: pip install 'celery-oops[worker]'"
         ) from None
 
     from oops_celery.celery import app
@@ -87,7 +92,7 @@ def _registry(file: str | None) -> CollectorRegistry:
     topology = loaded(app, file)
     broker_name(app)
     registry = CollectorRegistry()
-    registry.register(QueueCollector(app, topology, TIMEOUT))
+    registry.register(QueueCollector(app, topology, TIMEOUT, patience))
     return registry
 
 

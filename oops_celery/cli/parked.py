@@ -20,12 +20,14 @@ from rich.table import Table
 from rich.text import Text
 
 from oops_celery import letters as reading
-from oops_celery.browsing import Broker, BrokerError
+from oops_celery.browsing import Broker
 from oops_celery.celery import app
-from oops_celery.cli.details import age
+from oops_celery.cli.asking import CannotTell
+from oops_celery.cli.details import age, candidate
 from oops_celery.cli.output import escaped, say
 from oops_celery.cli.show import news, say_error
 from oops_celery.finding import Found, in_messages
+from oops_celery.holding import BrokerError
 from oops_celery.letters import Letter, NoMatch
 from oops_celery.moving import ExportError, Outcome
 
@@ -96,18 +98,19 @@ class Choice:
             try:
                 meant.add(reading.resolve(part, known))
             except NoMatch as error:
-                tell_candidates(error)
+                tell_candidates(error, letters)
                 wrong = True
         if wrong:
             raise Failed("nothing was done")
         return [letter for letter in letters if letter.id in meant]
 
 
-def tell_candidates(error: NoMatch) -> None:
+def tell_candidates(error: NoMatch, letters: Iterable[Letter | Found]) -> None:
     """Say which ids somebody may have meant."""
     say_error(f"{error.part}: {error}{':' if error.candidates else ''}")
-    for candidate in error.candidates[:NAMED]:
-        say_error(candidate)
+    by_id = {letter.id: letter for letter in letters}
+    for one in error.candidates[:NAMED]:
+        say_error(candidate(by_id[one]))
     if len(error.candidates) > NAMED:
         say_error(f"... and {len(error.candidates) - NAMED} more")
 
@@ -135,10 +138,14 @@ def dead_queue(name: str | None) -> str:
 @contextmanager
 def connected() -> Iterator[Broker]:
     """Connect to the broker; what goes wrong there, or with a file, is said."""
+    broker = Broker(app, say_error)
     try:
-        with Broker(app) as broker:
+        with broker:
             yield broker
-    except (BrokerError, ExportError) as error:
+    except BrokerError as error:
+        # A queue that is not there is no trouble of the broker's.
+        raise (Failed if broker.usable else CannotTell)(str(error)) from None
+    except ExportError as error:
         raise Failed(str(error)) from None
 
 
@@ -160,11 +167,11 @@ def find(queue: str, part: str) -> list[Found]:
         Failed: There is none, or more than one.
     """
     with connected() as broker, news("searching") as tell:
-        found = list(in_messages(broker.browse(queue), queue, part, tell))
+        found = in_messages(broker.browse(queue), queue, part, tell)
     try:
         whole = reading.resolve(part, {one.id for one in found})
     except NoMatch as error:
-        tell_candidates(error)
+        tell_candidates(error, found)
         raise Failed(f"not shown from {queue}") from None
     return [one for one in found if one.id == whole]
 

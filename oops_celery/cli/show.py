@@ -24,9 +24,10 @@ NAMED = 20
     help="""Show the report with an ID, wherever it is.
 
     It is looked for in the repository (OOPS_REPOSITORY, newest day first) and in the
-    queue of dead letters; if it is in neither, in the retry queues and in the main
-    queue. Nothing is taken out of them. A part of the id is enough where no other
-    report has it; the start of a file's name in the repository does as well.
+    queue of dead letters. Reports that wait in the main queue and in the retry queues
+    are counted, and left alone: RabbitMQ would take looking for a failed delivery. A
+    part of the id is enough where no other report has it, and so is a URL that ends in
+    it; the start of a file's name in the repository does as well.
 
     Without a broker the repository is searched all the same.
 
@@ -54,16 +55,24 @@ Examples:
 def command(ctx: click.Context, part: str, as_json: bool, raw: bool) -> None:
     """Find a report and show it."""
     check_usage(as_json, raw)
-    if not part:
+    from oops_celery.letters import NoMatch, pasted, resolve
+
+    if not pasted(part):
         raise click.UsageError("ID is empty")
     search = _search(part)
     _tell_trouble(search)
     by_id = search.by_id
-    found = by_id.get(part) or (next(iter(by_id.values())) if len(by_id) == 1 else None)
-    if found is None:
+    try:
+        found = _only(by_id) or by_id[resolve(part, by_id)]
+    except NoMatch:
         _tell_candidates(part, search)
         ctx.exit(1)
     ctx.exit(print_found(found, as_json, raw))
+
+
+def _only(by_id: dict[str, list[Found]]) -> list[Found] | None:
+    """Return what has the only id: it may have been found by its file's name."""
+    return next(iter(by_id.values())) if len(by_id) == 1 else None
 
 
 def check_usage(as_json: bool, raw: bool) -> None:
@@ -145,12 +154,20 @@ def _tell_trouble(search: Search) -> None:
 
 
 def _tell_candidates(part: str, search: Search) -> None:
+    from oops_celery.cli.details import candidate
+
     by_id = search.by_id
     if not by_id:
         say_error(f"{part}: no such report in {', '.join(search.looked_at)}")
+        waiting = {name: number for name, number in search.waiting.items() if number}
+        if waiting:
+            queues = ", ".join(
+                f"{number:,} in {name}" for name, number in waiting.items()
+            )
+            say_error(f"not looked at, as they are on their way: {queues}")
         return
     say_error(f"{part}: {len(by_id)} reports have it in their ids:")
     for found in list(by_id.values())[:NAMED]:
-        say_error(f"{found[0].id}  {found[0].path or found[0].queue}")
+        say_error(f"{candidate(found[0])}  {found[0].path or found[0].queue}")
     if len(by_id) > NAMED:
         say_error(f"... and {len(by_id) - NAMED} more")

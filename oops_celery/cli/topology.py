@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from oops_celery.cli import Group
 from oops_celery.cli.asking import (
     CannotTell,
     broker_name,
@@ -31,7 +32,8 @@ json_option = click.option(
 
 
 @click.group(
-    "topology",
+    cls=Group,
+    name="topology",
     short_help="Show, compare and declare exchanges and queues.",
     help="Look at the exchanges and queues of a topology file, compare them with the"
     " broker, and declare them there.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -54,13 +53,15 @@ def find_problems(file: str) -> list[Problem]:
     """
     from oops_celery.cli.output import others_on_stderr
     from oops_celery.imports import check_imports
+    from oops_celery.problems import read_file
     from oops_celery.topology import Problem, Topology, TopologyError
 
     try:
         # Read once: a pipe, as of `validate <(...)`, gives its content one time only.
-        text = Path(file).read_bytes()
-    except OSError as error:
-        return [Problem("", None, f"cannot be read: {error.strerror or error}")]
+        text = read_file(file)
+    except (OSError, ValueError) as error:  # ValueError: it is too long
+        why = getattr(error, "strerror", None) or error
+        return [Problem("", None, f"cannot be read: {why}")]
     try:
         found = Topology.parse(text, file).warnings
     except TopologyError as error:

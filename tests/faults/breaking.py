@@ -235,7 +235,7 @@ def file_for_repository(setup: Setup, chance: random.Random) -> None:
 
 
 def repository_gone(setup: Setup, chance: random.Random) -> None:
-    """The folder is gone: DateDirRepo makes a new one."""
+    """The folder is gone: a new one is made."""
     with away(setup) as folder:
         eventually(folder.is_dir, PATIENCE)
 

@@ -1,4 +1,4 @@
-"""The worker's `oops.Config`: a DateDirRepo, which does what a report or a file orders.
+"""The worker's `oops.Config`: a folder, which does what a report or a file orders.
 
 A report's ``order`` is about that report; a file in ``orders/`` is about each report,
 as long as it is there.
@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import oops
-from oops_datedir_repo import DateDirRepo
+
+from oops_celery import FolderPublisher
 
 HOME = Path.cwd()
 ORDERS = HOME / "orders"
 
-repository = DateDirRepo(str(HOME / "oopses"), inherit_id=True)
+repository = FolderPublisher(HOME / "oopses", sync=False)
 
 
 def keep(report: dict[str, Any]) -> list[str]:
@@ -33,7 +34,7 @@ def keep(report: dict[str, Any]) -> list[str]:
         elif order in errno.errorcode.values():
             number = getattr(errno, order)
             raise OSError(number, os.strerror(number))
-    return list(repository.publish(report))
+    return repository(report)
 
 
 def obey(order: str | None, report_id: str) -> None:

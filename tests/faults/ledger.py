@@ -104,7 +104,7 @@ class Records:
 
 
 def reports(home: Path, folder: str) -> Iterable[Path]:
-    """Return the files of a DateDirRepo, without those that are half written."""
+    """Return the files of a folder of reports, without those that are half written."""
     for path in home.glob(f"{folder}/*/*"):
         if not path.name.endswith(".tmp"):
             yield path

@@ -28,7 +28,8 @@ class Application:
 
     def __init__(self, home: Path, name: str, publisher: Any) -> None:
         import oops
-        from oops_datedir_repo import DateDirRepo
+
+        from oops_celery import FolderPublisher
 
         self._name = name
         self._publisher = publisher
@@ -38,7 +39,7 @@ class Application:
         self._record = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         self._config = oops.Config()
         self._config.publisher = oops.publish_with_fallback(
-            self._publish, DateDirRepo(str(home / "fallback"), inherit_id=True).publish
+            self._publish, FolderPublisher(home / "fallback")
         )
 
     def _publish(self, report: dict[str, Any]) -> list[str]:

@@ -258,9 +258,7 @@ WITHOUT = {
     **dict.fromkeys(
         under_load("freeze_worker"), "RabbitMQ holds what the worker does not take"
     ),
-    **dict.fromkeys(
-        under_load("repository_gone"), "DateDirRepo makes the folder that it needs"
-    ),
+    **dict.fromkeys(under_load("repository_gone"), "the folder that is needed is made"),
     "test_cluster.py::test_the_commands_for_watching_say_what_is_wrong": "of docs/",
     "test_cluster.py::test_a_node_that_comes_later_gets_its_copies": "of docs/",
 }

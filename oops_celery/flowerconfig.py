@@ -1,6 +1,7 @@
-"""Settings of `celery -A oops_celery flower` when it is started in this folder."""
+"""Flower's settings, where its folder has no flowerconfig.py: reports, in words."""
 
 import re
+from typing import Any
 
 # Keep as many reports as a person looks back on.
 max_tasks = 10_000
@@ -8,7 +9,7 @@ max_tasks = 10_000
 tasks_columns = "uuid,state,args,result,received,runtime,worker"
 
 
-def format_task(task):
+def format_task(task: Any) -> Any:
     """Say in words what became of a report. Flower gives a copy of what it knows."""
     if task.name != "oops_celery.republish":
         return task

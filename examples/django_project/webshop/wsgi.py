@@ -1,0 +1,8 @@
+"""Any WSGI server can run this."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webshop.settings")
+application = get_wsgi_application()

@@ -1,0 +1,92 @@
+"""A topology file as bytes, and what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding in a topology file.
+
+    Attributes:
+        path: The thing: ``queues[1].x_message_ttl``; empty for the file itself.
+        line: Its line in the file, from 1, where it is known.
+        text: What is wrong, with the value and the way out.
+        fatal: Whether the file cannot be used. Otherwise it is a warning.
+    """
+
+    path: str
+    line: int | None
+    text: str
+    fatal: bool = True
+
+    def __str__(self) -> str:
+        at = f"line {self.line}" if self.line else ""
+        where = f"{self.path} ({at})" if self.path and at else self.path or at
+        return f"{where}: {self.text}" if where else self.text
+
+
+class TopologyError(ValueError):
+    """A topology file that cannot be used.
+
+    Attributes:
+        source: The file.
+        problems: All that was found in it, in the order of its lines.
+    """
+
+    def __init__(self, source: str, problems: tuple[Problem, ...]) -> None:
+        super().__init__(source, problems)
+        self.source = source
+        self.problems = problems
+
+    def __str__(self) -> str:
+        fatal = sum(problem.fatal for problem in self.problems)
+        counts = [_count(fatal, "mistake")]
+        if fatal < len(self.problems):
+            counts.append(_count(len(self.problems) - fatal, "warning"))
+        lines = [
+            f"{'' if problem.fatal else 'warning: '}{problem}"
+            for problem in self.problems
+        ]
+        return "\n".join([f"{self.source}: {', '.join(counts)}", *lines])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+#: Bytes of the largest topology file: some 10,000 queues.
+MAX_FILE = 4 * 1024 * 1024
+
+#: Seconds in which somebody must begin to write into a named pipe.
+WRITER_WITHIN = 3.0
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """Return what is in a topology file, or comes out of a pipe.
+
+    Raises:
+        OSError, ValueError: It cannot be read, or is no topology file by its size. A
+            pipe that nobody writes into is not waited for.
+    """
+    # Without O_NONBLOCK, a named pipe would be opened once it has a writer.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
+        text: bytes | None = b""
+        if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+            deadline = time.monotonic() + WRITER_WITHIN
+            # None: there is a writer, which has not written yet.
+            while not (text := file.read(MAX_FILE + 1)) and text is not None:
+                if time.monotonic() > deadline:
+                    raise ValueError("it is a pipe that nobody writes into")
+                time.sleep(0.02)
+        text = text or b""
+        os.set_blocking(file.fileno(), True)
+        while len(text) <= MAX_FILE and (more := file.read(MAX_FILE + 1 - len(text))):
+            text += more
+    if len(text) > MAX_FILE:
+        raise ValueError(f"it has more than {MAX_FILE} bytes")
+    return text

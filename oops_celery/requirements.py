@@ -1,0 +1,78 @@
+"""What a worker needs beside the packages of a publisher: the extra ``[worker]``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+import celery
+
+from oops_celery.settings import SettingsError
+
+INSTALL = "pip install 'celery-oops[worker]'"
+
+#: The oldest Celery of which a worker reads quorum queues (their prefetch limits), and
+#: the first one that makes no queues which RabbitMQ 4.3 may deny.
+OLDEST_CELERY = (5, 5)
+SAFE_CELERY = (5, 6)
+
+#: The oldest billiard that tells whether the pool is ending a process: a report that
+#: is at work then would be retried as one that was refused.
+OLDEST_BILLIARD = (4, 3, 1)
+
+#: Read a topology file; the packaged one needs neither.
+_OPTIONAL = ("yaml", "pydantic", "pydantic_core")
+_NAMES = "PyYAML and pydantic"
+
+
+def check_worker() -> None:
+    """Check that a worker can run here.
+
+    Raises:
+        SettingsError: A package is missing, or too old.
+    """
+    import billiard
+
+    found = (
+        ("celery", celery.__version__, OLDEST_CELERY),
+        ("billiard", billiard.__version__, OLDEST_BILLIARD),
+    )
+    problems = [
+        f"{name}>={'.'.join(map(str, oldest))}, and this is {name} {version}"
+        for name, version, oldest in found
+        if numbers(version) < oldest
+    ]
+    if not all(map(find_spec, _OPTIONAL)):
+        problems.append(_NAMES)
+    if problems:
+        raise SettingsError(f"a worker needs {'; and '.join(problems)}: {INSTALL}")
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """Return the numbers of a version, to compare them."""
+    return tuple(map(int, re.findall(r"\d+", version)[:3]))
+
+
+def missing(error: ImportError, what: str) -> SettingsError | None:
+    """Say what to install, if that was the error."""
+    if error.name is None or error.name.partition(".")[0] not in _OPTIONAL:
+        return None
+    return SettingsError(f"{what} needs {_NAMES}: {INSTALL}")
+
+
+@contextmanager
+def needed_by(what: str) -> Iterator[None]:
+    """Have a line instead of a traceback, where packages of the extra are missing.
+
+    Raises:
+        SettingsError: They are.
+    """
+    try:
+        yield
+    except ImportError as error:
+        told = missing(error, what)
+        if told is None:
+            raise
+        raise told from None
