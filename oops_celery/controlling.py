@@ -103,7 +103,8 @@ class Mailbox(_Saying, Pidbox):
             self.taken()
 
     def _start_again(self, c: Any, connection: Any) -> None:
-        if c.connection is connection and self.consumer is None:
+        current = c.connection is connection and connection.connected
+        if current and self.consumer is None:
             with connection.connection.transport.having_timeout(TIMEOUT):
                 self.start(c)
 

@@ -126,7 +126,8 @@ class Declaring:
         except amqp.AMQPError as error:
             if not is_refusal(error):
                 raise
-            refused = int(error.reply_code), str(error.reply_text)
+            text = " ".join(str(error.reply_text).split())  # RabbitMQ 4: several lines
+            refused = int(error.reply_code), text
             if getattr(raw, "connected", True):
                 self._close()  # the broker has closed its side
             else:

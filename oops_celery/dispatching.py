@@ -94,8 +94,8 @@ class Lane:
         Args:
             connection: Celery's, when this was asked for.
         """
-        if self._celery.connection is not connection:
-            return  # it is opened on the next one
+        if self._celery.connection is not connection or not connection.connected:
+            return  # it is opened on the next one; kombu would make one without us
         if (left := self._not_before - time.monotonic()) > 0:
             self._open_after(left, connection)
             return

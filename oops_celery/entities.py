@@ -118,8 +118,8 @@ class Queue(kombu.Queue):
 def denied(queue: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
     """Yield what newer brokers deny of a queue: the key of the file, and why.
 
-    See https://www.rabbitmq.com/docs/deprecated-features: RabbitMQ 4.3 closes the
-    connection that declares such a queue.
+    See https://www.rabbitmq.com/docs/deprecated-features. RabbitMQ closes the
+    connection that declares such a queue (541).
 
     Args:
         queue: An entry of ``queues:``, with the keys and values of the file.
@@ -134,6 +134,8 @@ def denied(queue: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
     if queue.get("durable") is False and queue.get("exclusive") is not True:
         yield (
             "durable",
-            "false: RabbitMQ 4.3 denies a queue that is neither durable nor exclusive"
+            "false: RabbitMQ 4 may deny a queue that is neither durable nor exclusive"
             " (transient_nonexcl_queues); remove it",
         )
+    if queue.get("x_queue_version") == 1:
+        yield "x_queue_version", "1: RabbitMQ 4.3 refuses it; remove it"

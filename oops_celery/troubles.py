@@ -140,7 +140,8 @@ def _said(error: AMQPError) -> Trouble | None:
     The codes are AMQP 0-9-1's (its constants); RabbitMQ tells more in the text.
     """
     code = int(error.reply_code or 0)
-    said = str(error.reply_text).partition(" - ")[2] or str(error.reply_text)
+    text = " ".join(str(error.reply_text).split())
+    said = text.partition(" - ")[2] or text
     # Methods of the connection, or none: it was not let in.
     at_the_door = not error.method_sig or error.method_sig[0] in (0, 10)
     match code:

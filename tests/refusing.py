@@ -72,7 +72,7 @@ class Refusing:
                 end.shutdown(socket.SHUT_RDWR)
 
     def _close_frame(self) -> bytes:
-        text = b"INTERNAL_ERROR - Feature `nonsense` is deprecated."
+        text = b"INTERNAL_ERROR - Feature `nonsense` is deprecated.\nBy default, it is."
         payload = struct.pack(">HHH", 10, 50, self._code)
         payload += bytes([len(text)]) + text + struct.pack(">HH", 0, 0)
         return struct.pack(">BHI", 1, 0, len(payload)) + payload + b"\xce"

@@ -216,8 +216,15 @@ def test_a_worker_goes_on(
     assert "Traceback" not in started.text()
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet"])
 def test_a_queue_that_is_refused_to_a_consumer_keeps_no_other_waiting(
-    refusing: Refusing, name: str, broker: Node, tmp_path: Path, worker: StartWorker
+    refusing: Refusing,
+    name: str,
+    broker: Node,
+    tmp_path: Path,
+    worker: StartWorker,
+    run: Callable[..., str],
+    pool: str,
 ) -> None:
     (tmp_path / "topology.yml").write_text(
         TEN.replace("NAME", name)
@@ -235,11 +242,29 @@ consumers:
     )
     refusing.refused.add((BASIC_CONSUME, f"{name}.q1"))
     environ = {"RABBITMQ_URL": refusing.url, "OOPS_TOPOLOGY": "topology.yml"}
-    started = worker("-P", "threads", "-c", "1", **environ)
+    started = worker("-P", pool, "-c", "1", **environ)
     broker.publish(f"{name}.q5", b"a message")
-    eventually(lambda: (tmp_path / "done").exists())
+    eventually((tmp_path / "done").exists)
+    assert run(PUBLISH) == PUBLISHED
+    eventually(started.files)
     assert f"queue {name}.q1 is refused to the consumer" in started.text()
     assert len(refusing.closed) == 1
+
+
+def test_before_each_further_connection_is_a_pause(
+    refusing: Refusing, broker: Node, worker: StartWorker, run: Callable[..., str]
+) -> None:
+    started = worker("-P", "solo", RABBITMQ_URL=refusing.url)
+    refusing.refused.add((BASIC_CONSUME, "oopses"))
+    broker.ctl("close_all_connections", "test")
+    eventually(lambda: len(refusing.closed) >= 4)
+    tries = refusing.connections[2:]  # each is of two connections, or of one
+    assert tries[-1] - tries[0] > 3  # 0.5, 1 and 2 s
+    assert len(tries) <= 10
+    assert started.text().count("is deprecated") < 8
+    refusing.refused.clear()
+    assert run(PUBLISH) == PUBLISHED
+    eventually(started.files)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent", "eventlet"])

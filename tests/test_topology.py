@@ -863,6 +863,11 @@ class TestWarnings:
                 "queues[0].durable",
                 "(transient_nonexcl_queues)",
             ),
+            (
+                "queues: [{queue: q, x_queue_version: 1}]",
+                "queues[0].x_queue_version",
+                "RabbitMQ 4.3 refuses it",
+            ),
         ],
     )
     def test_what_loses_messages(self, text: str, path: str, said: str) -> None:

@@ -485,18 +485,21 @@ def test_a_report_that_hangs_takes_one_process_and_no_more(
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "said", "pool"),
     [
-        ("guest@", "wrong@", "ACCESS_REFUSED"),
-        ("/", "/gone", "no such virtual host"),
-        ("amqp:", "amqps:", "TLS fails"),
+        ("guest@", "wrong@", "ACCESS_REFUSED", "prefork"),
+        ("/", "/gone", "no such virtual host", "prefork"),
+        ("amqp:", "amqps:", "TLS fails", "prefork"),
+        ("/", "/gone", "no such virtual host", "threads"),
+        ("/", "/gone", "no such virtual host", "gevent"),
+        ("/", "/gone", "no such virtual host", "eventlet"),
     ],
 )
 def test_a_broker_that_refuses_is_said_in_a_line(
-    broker: Node, tmp_path: Path, old: str, new: str, said: str
+    broker: Node, tmp_path: Path, old: str, new: str, said: str, pool: str
 ) -> None:
     url = new.join(broker.url.rsplit(old, 1))
-    refusing = Worker(tmp_path, url)
+    refusing = Worker(tmp_path, url, "-P", pool, "-c", "2")
     assert refusing.process.wait(30) == 1
     (line,) = (line for line in refusing.text().splitlines() if "CRITICAL" in line)
     assert "the broker refuses" in line
