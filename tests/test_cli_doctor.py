@@ -217,7 +217,7 @@ def test_dead_letters(doctor: Doctor, broker: Node, consumer: amqp.Channel) -> N
 def test_reports_that_are_refused(
     doctor: Doctor, worker: Callable[..., Worker], run: Callable[..., str]
 ) -> None:
-    started = worker("-c", "1", "--loglevel", "WARNING", OOPS_REPOSITORY="worker.log")
+    started = worker("-c", "1", OOPS_REPOSITORY="worker.log")
     run(
         "import oops, oops_celery\nfor n in range(40):\n"
         " assert oops_celery.publisher({'n': n})"
@@ -229,6 +229,7 @@ def test_reports_that_are_refused(
     assert "worker.log" in text
     lines = [one for one in started.text().splitlines() if "reports refused" in one]
     assert len(lines) == 1  # not one for each
+    assert ": WARNING/MainProcess] " in lines[0]
     assert "they wait in oopses.retry.1" in lines[0]
     assert "worker.log" in lines[0]
     found = doctor("--no-ping")
