@@ -142,7 +142,7 @@ def _as_bson(content: bytes) -> bytes:
 
 
 class Search:
-    """A search for a report, wherever it is.
+    """A search for a report that was kept, or given up.
 
     It is looked for in the repository and in the dead queue. What waits in the main
     queue and in the retry queues is counted, and left alone: to look at a message is a

@@ -1,4 +1,4 @@
-"""``oops-celery show``: a report is found wherever it is, and shown to a person."""
+"""``oops-celery show``: a report is found where it is, and shown to a person."""
 
 from __future__ import annotations
 

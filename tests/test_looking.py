@@ -17,6 +17,7 @@ from parking import DEAD, MAIN, Command, declare
 from oops_celery.browsing import Broker
 from oops_celery.celery import AMQP, App, Loader
 from oops_celery.holding import BrokerError, LookedAtTooOften
+from oops_celery.metrics import QueueCollector
 from oops_celery.moving import discard
 from oops_celery.watching import Hidden, lock_of, whole_depth
 
@@ -243,6 +244,34 @@ def test_the_turn_of_somebody_who_never_ends_is_said(
             whole_depth(asking.channel, DEAD, 0.3)
     # Whoever is killed has no turn any more.
     assert eventually(lambda: look(an_app)) == ids
+
+
+def test_metrics_tell_the_last_known_number_while_somebody_looks(
+    declared: Node, an_app: App
+) -> None:
+    fill(declared, 3)
+
+    def told(collector: QueueCollector) -> dict[str, float]:
+        return {
+            family.name: sample.value
+            for family in collector.collect()
+            for sample in family.samples
+            if sample.labels.get("queue") == DEAD
+        }
+
+    known, new = (QueueCollector(an_app, an_app.topology, 5, 0.3) for _ in range(2))
+    assert told(known)["oops_celery_dead_letters"] == 3
+    with declared.connect() as other:
+        other.channel().queue_declare(lock_of(DEAD), exclusive=True)
+        channel = other.channel()
+        while channel.basic_get(DEAD):
+            pass
+        assert told(known)["oops_celery_dead_letters"] == 3
+        assert told(new) == {"oops_celery_queue_exists": 1}
+    eventually(lambda: declared.count(DEAD) == 3)
+    assert told(new)["oops_celery_dead_letters"] == 3
+    declared.messages(DEAD)
+    assert told(new)["oops_celery_dead_letters"] == 0
 
 
 def test_a_name_of_any_length_has_a_lock() -> None:
