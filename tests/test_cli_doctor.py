@@ -220,7 +220,8 @@ def test_reports_that_are_refused(
     started = worker("-c", "1", OOPS_REPOSITORY="worker.log")
     run(
         "import oops, oops_celery\nfor n in range(40):\n"
-        " assert oops_celery.publisher({'n': n})"
+        " assert oops_celery.publisher({'n': n})",
+        OOPS_PUBLISH_TIMEOUT="50",
     )
     found = eventually(lambda: _refused(doctor()), 60)
     assert set(found.wrong) == {"retries"}

@@ -99,7 +99,8 @@ def test_at_the_default_level_each_pool_says_it_once(
     run(
         "import oops, oops_celery\n"
         "for n in range(30):\n"
-        "    assert oops_celery.publisher({'n': n})"
+        "    assert oops_celery.publisher({'n': n})",
+        OOPS_PUBLISH_TIMEOUT="50",
     )
     eventually(lambda: len(started.files()) == 30, 60)
     text = started.text()
