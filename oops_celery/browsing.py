@@ -65,6 +65,7 @@ class Broker:
         self._app = app
         self.tell = tell
         self._link: Link | None = None
+        self._left = False
         self.usable = True
 
     def __enter__(self) -> Broker:
@@ -80,6 +81,7 @@ class Broker:
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        self._left, self.usable = True, False
         if self._link is not None:
             (self._link.drop if error else self._link.close)()
 
@@ -127,8 +129,12 @@ class Broker:
         Raises:
             LookedAtTooOften: Half of the deliveries that the queue allows are used up.
         """
-        with self.held(queue, to_look=True) as (_, hold), suppress(GeneratorExit):
-            yield from hold
+        try:
+            with self.held(queue, to_look=True) as (_, hold), suppress(GeneratorExit):
+                yield from hold
+        except BrokerError:
+            if not self._left:  # else Python ends what was forgotten at an interruption
+                raise
 
     @contextmanager
     def held(

@@ -142,7 +142,7 @@ def _as_bson(content: bytes) -> bytes:
 
 
 class Search:
-    """A search for a report, wherever it is.
+    """A search for a report that was kept, or given up.
 
     It is looked for in the repository and in the dead queue. What waits in the main
     queue and in the retry queues is counted, and left alone: to look at a message is a
@@ -258,10 +258,10 @@ def _add(found: list[Found], one: Found, part: str) -> None:
 
     The others are not to be shown, and all bodies may be more than memory holds.
     """
-    whole = {letters.pasted(part), f"oops-{letters.pasted(part)}"}
+    whole = letters.pasted(part)
     if found and found[0].id != one.id:
-        if found[0].body and found[0].id != part and found[0].id.lower() not in whole:
+        if found[0].body and found[0].id != part and found[0].id.lower() != whole:
             found[:] = [replace(each, body=b"") for each in found]
-        if one.id != part and one.id.lower() not in whole:
+        if one.id != part and one.id.lower() != whole:
             one = replace(one, body=b"")
     found.append(one)

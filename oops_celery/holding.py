@@ -101,6 +101,9 @@ class Hold:
         """Take the rest, and no more: closing the channel then puts it all back."""
         for _ in self:
             pass
+        self._stop()
+
+    def _stop(self) -> None:
         for consumer in self._consumers:  # or more would come while it closes
             self._channel.basic_cancel(consumer)
         self._consumers.clear()
@@ -147,6 +150,7 @@ class Hold:
         count = _deliveries(message)
         if begun or self._most is None or count < self._most:
             return
+        self._stop()  # or the next one would come in its place
         self._renew(message)
         raise LookedAtTooOften(
             f"queue {self._queue!r} is left alone: a message in it has been delivered "

@@ -176,7 +176,7 @@ def resolve(part: str, ids: Iterable[str]) -> str:
     if part in matching:
         return part
     found = pasted(part)
-    whole = {one for one in matching if one.lower() in (found, f"oops-{found}")}
+    whole = {one for one in matching if one.lower() == found}
     for meant in (whole, matching):
         if len(meant) == 1:
             return meant.pop()

@@ -92,6 +92,8 @@ class Replay:
                     if len(self._batch) >= BATCH or self._bytes >= BATCH_BYTES:
                         yield from self._commit(channel)
                 yield from self._commit(channel)
+                hold.end()
+                channel.tx_commit()  # of what was replaced by a copy
         finally:
             self._sender.close()
 

@@ -18,7 +18,7 @@ import amqp
 import kombu
 import pytest
 from click.testing import CliRunner
-from conftest import Node, Worker, environment
+from conftest import Node, Worker, environment, eventually
 from management import management_url
 
 from oops_celery import Topology
@@ -88,7 +88,7 @@ def test_with_a_worker_all_is_well(
     assert found.wrong == {}
     assert found.unknown == {}
     assert set(found.ok) == {
-        *("broker", "topology", "consumers", "dead letters", "workers"),
+        *("broker", "topology", "consumers", "dead letters", "workers", "retries"),
         *("permissions", "clock", "bson", "repository"),
     }
     assert re.search(r"RabbitMQ \d+\.", found.ok["broker"]["text"])
@@ -215,6 +215,34 @@ def test_dead_letters(doctor: Doctor, broker: Node, consumer: amqp.Channel) -> N
     assert found.wrong["dead letters"]["text"] == "1 in queue oopses.dead"
 
 
+def test_reports_that_are_refused(
+    doctor: Doctor, worker: Callable[..., Worker], run: Callable[..., str]
+) -> None:
+    started = worker("-c", "1", OOPS_REPOSITORY="worker.log")
+    run(
+        "import oops, oops_celery\nfor n in range(40):\n"
+        " assert oops_celery.publisher({'n': n})",
+        OOPS_PUBLISH_TIMEOUT="50",
+    )
+    found = eventually(lambda: _refused(doctor()), 60)
+    assert set(found.wrong) == {"retries"}
+    text = found.wrong["retries"]["text"]
+    assert "40 in queue oopses.retry.1; last reason: " in text
+    assert "worker.log" in text
+    lines = [one for one in started.text().splitlines() if "reports refused" in one]
+    assert len(lines) == 1  # not one for each
+    assert ": WARNING/MainProcess] " in lines[0]
+    assert "they wait in oopses.retry.1" in lines[0]
+    assert "worker.log" in lines[0]
+    found = doctor("--no-ping")
+    assert "unknown, as no worker was heard" in found.wrong["retries"]["text"]
+
+
+def _refused(found: Diagnosis) -> Diagnosis | None:
+    said = found.wrong.get("retries", {"text": ""})["text"]
+    return found if "40 in queue" in said else None
+
+
 def test_the_pure_python_bson_in_place_of_pymongos(
     doctor: Doctor, consumer: amqp.Channel, old_python: Path, tmp_path: Path
 ) -> None:
@@ -338,7 +366,7 @@ def test_for_a_person_each_check_is_a_line_with_what_to_do(
         return done.stdout.splitlines()
 
     found = lines(COLUMNS="")
-    assert len(found) == 7
+    assert len(found) == 8
     assert "wrong   dead letters: 1 in queue oopses.dead; oops-celery dead list" in (
         "\n".join(found)
     )

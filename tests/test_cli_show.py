@@ -1,8 +1,9 @@
-"""``oops-celery show``: a report is found wherever it is, and shown to a person."""
+"""``oops-celery show``: a report is found where it is, and shown to a person."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -17,10 +18,9 @@ from oops_datedir_repo import DateDirRepo, serializer_rfc822
 from parking import DEAD, MAIN, RETRY, Command, Parking, make_report
 
 from oops_celery import wire
-from oops_celery.browsing import Broker
 from oops_celery.celery import AMQP, App, Loader
 from oops_celery.cli import main
-from oops_celery.finding import in_repository
+from oops_celery.finding import Search, in_repository
 
 NOWHERE = "amqp://guest:guest@127.0.0.1:1/"
 TIMELINE = [[0, 10, "SQL-main", "SELECT 1"], [10, 100, "http", "GET /", ["a trace"]]]
@@ -119,19 +119,36 @@ def test_json_and_raw_are_the_whole_report(alone: Command) -> None:
 
 def test_a_part_of_an_id_is_enough_if_no_other_has_it(alone: Command) -> None:
     keep(alone.folder, 1, make_report(KeyError("a"), id="OOPS-aaa111"))
-    keep(alone.folder, 2, make_report(KeyError("b"), id="OOPS-aaa222"))
+    keep(alone.folder, 2, make_report(ValueError("b"), id="OOPS-aaa222"))
     keep(alone.folder, 3, make_report(KeyError("c"), id="OOPS-aaa"))
     assert json.loads(alone("show", "--json", "a111").stdout)["id"] == "OOPS-aaa111"
     unclear = alone("show", "aaa", code=1)
+    lines = unclear.stderr.splitlines()
     assert unclear.stdout == ""
     assert "aaa: 3 reports have it in their ids:" in unclear.stderr
-    assert all(f"OOPS-aaa{end}  " in unclear.stderr for end in ("111", "222", ""))
+    for end, kind in (("111", "KeyError"), ("222", "ValueError"), ("", "KeyError")):
+        (line,) = [one for one in lines if one.startswith(f"OOPS-aaa{end}  {kind}  ")]
+        assert re.search(r"  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC  ", line)
     # A whole id is clear, though it is a part of others.
     assert json.loads(alone("show", "--json", "OOPS-aaa").stdout)["id"] == "OOPS-aaa"
     assert "id: OOPS-aaa\n" in alone("show", "OOPS-aaa").stdout
     none = alone("show", "bbb", code=1)
     assert f"bbb: no such report in repository {alone.folder}/oopses" in none.stderr
     alone("show", "", code=2)
+
+
+def test_an_id_is_found_as_people_paste_it(alone: Command) -> None:
+    own, path = keep(alone.folder, 1, make_report(KeyError("a")))
+    keep(alone.folder, 1, make_report(KeyError("b")))
+    bare = own.removeprefix("OOPS-")
+    for text in (
+        *(f"{own}.", f"  {own} ", f"'{own}'", own.lower(), own.upper(), bare.upper()),
+        *(f"[{bare[:9]}]", f"oops-{bare[:9].upper()}", str(path)),
+        *(f"https://oops.example/{own}", f"https://a.example/x/{bare[:9]}/?a=b#c"),
+    ):
+        assert json.loads(alone("show", "--json", text).stdout)["id"] == own, text
+    for nothing in ("", "  ", "...", "https://"):
+        alone("show", nothing, code=2 if nothing != "https://" else 1)
 
 
 def test_without_a_broker_the_repository_is_searched_and_that_is_said(
@@ -211,33 +228,26 @@ def test_a_dead_report_says_why_and_when(
     assert parking.broker.count(DEAD) == 1
 
 
-def test_a_report_on_its_way_is_found_and_goes_on(
-    parking: Parking, oops_celery: Command
-) -> None:
-    for queue in (RETRY.replace("1", "3"), MAIN):
-        encoded = wire.encode(make_report(KeyError(queue)))
-        parking.broker.publish(queue, encoded.body)
-        shown = oops_celery("show", encoded.id)
-        assert f"found in: queue {queue}\n" in shown.stdout
-        assert "Dead letter" not in shown.stdout
-        assert shown.stderr == ""
-        assert parking.broker.count(queue) == 1
-
-
-def test_the_main_queue_is_left_alone_before_looking_does_harm(
+def test_reports_on_their_way_are_counted_and_left_alone(
     parking: Parking, oops_celery: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    queues = (RETRY.replace("1", "3"), MAIN)
+    encoded = wire.encode(make_report(KeyError("a")))
+    for queue in queues:
+        parking.broker.publish(queue, encoded.body)
+    said = oops_celery("show", encoded.id, code=1).stderr
+    assert f"{encoded.id}: no such report in repository " in said
+    assert f"on their way: 1 in {MAIN}, 1 in {queues[0]}\n" in said
     monkeypatch.setenv("RABBITMQ_URL", parking.broker.url)
     app = App("test", amqp=AMQP, loader=Loader, set_as_current=False)
-    parking.broker.publish(MAIN, wire.encode(make_report(KeyError("a"))).body)
-    with Broker(app) as looker:
-        for _ in range(5):  # of 10 deliveries, its limit
-            assert len(list(looker.browse(MAIN))) == 1
-        with pytest.raises(LookedAtTooOften, match="delivered 5 times"):
-            list(looker.browse(MAIN))
-    said = oops_celery("show", "nothing", code=1).stderr
-    assert f"queue {MAIN!r} is left alone: " in said
-    assert parking.broker.count(MAIN) == 1
+    for _ in range(50):
+        search = Search(app, encoded.id).run()
+        assert (search.found, search.not_looked_at) == ([], [])
+        assert search.waiting[MAIN] == search.waiting[queues[0]] == 1
+    for queue in queues:
+        (message,) = parking.broker.messages(queue)
+        assert (message.headers or {}).get("x-delivery-count", 0) == 0
+        assert not message.delivery_info["redelivered"]
     assert parking.broker.count(DEAD) == 0
 
 
@@ -248,8 +258,8 @@ def test_a_queue_that_is_missing_does_not_hide_the_others(
         connection.channel().queue_delete(DEAD)
     encoded = wire.encode(make_report(KeyError("a")))
     broker.publish(MAIN, encoded.body)
-    shown = oops_celery("show", encoded.id)
-    assert f"found in: queue {MAIN}\n" in shown.stdout
+    shown = oops_celery("show", encoded.id, code=1)
+    assert f"on their way: 1 in {MAIN}\n" in shown.stderr
     assert f"queue '{DEAD}': " in shown.stderr
     assert "no queue 'oopses.dead' in vhost '/'" in shown.stderr
 

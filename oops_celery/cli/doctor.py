@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     "doctor",
     short_help="Say what keeps reports from arriving.",
     help="""Look at all that a report needs on its way: the broker, its exchanges and
-    queues, this user's permissions, workers, dead letters, the BSON library, and the
-    place where reports are kept. Nothing is published, taken or made.
+    queues, this user's permissions, workers, reports that wait for a retry, dead
+    letters, the BSON library, and the place where reports are kept. Nothing is
+    published, taken or made.
 
     Run it where a worker runs, as the user and in the folder of the worker. The module
     of OOPS_CONFIG is imported: its code runs. With --management-url, the clock is

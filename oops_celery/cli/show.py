@@ -1,4 +1,4 @@
-"""``oops-celery show``: a report, wherever it is."""
+"""``oops-celery show``: a report that was kept, or given up."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ NAMED = 20
 
 @click.command(
     "show",
-    short_help="Show a report, wherever it is.",
-    help="""Show the report with an ID, wherever it is.
+    short_help="Show a report that was kept, or given up.",
+    help="""Show the report with an ID.
 
     It is looked for in the repository (OOPS_REPOSITORY, newest day first) and in the
     queue of dead letters. Reports that wait in the main queue and in the retry queues
