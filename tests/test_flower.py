@@ -20,7 +20,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from oops_celery import Publisher, wire
 
-
 CELERY = [str(Path(sys.executable).with_name("celery")), "-A", "oops_celery", "flower"]
 
 

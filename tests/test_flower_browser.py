@@ -13,7 +13,7 @@ from pathlib import Path
 
 import kombu
 import pytest
-from conftest import ROOT, Node, Worker, environment, eventually
+from conftest import Node, Worker, environment, eventually
 from management import management_url
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
