@@ -107,3 +107,19 @@ def test_the_celery_application(start: Start, broker: Node) -> None:
     assert report["task"]["id"] == sent.read_text().split()[0]
     assert report["topic"] == "shop.invoice"
     assert report["req_vars"] == {"amount": "'a lot'"}
+
+
+def test_without_a_broker_what_the_shop_reports_is_kept(tmp_path: Path) -> None:
+    """Requests, threads, scripts and tasks; `oops-celery resubmit` brings them on."""
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.shop"],
+        cwd=tmp_path,
+        env=environment(RABBITMQ_URL="amqp://127.0.0.1:1/", PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ids = OOPS_ID.findall(done.stdout)
+    assert len(ids) == 4
+    kept = tmp_path.glob("var/fallback/*/*")
+    assert {wire.decode(path.read_bytes())["id"] for path in kept} == set(ids)

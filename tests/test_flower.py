@@ -20,16 +20,26 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from oops_celery import Publisher, wire
 
+CELERY = [str(Path(sys.executable).with_name("celery")), "-A", "oops_celery", "flower"]
+
+
+OURS = [sys.executable, "-m", "oops_celery", "flower"]
+
 
 @pytest.fixture
-def flower(broker: Node, tmp_path: Path) -> Iterator[str]:
+def flower(
+    broker: Node, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[str]:
     """The address of a Flower that has heard of the worker."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     with (tmp_path / "flower.log").open("wb") as log:
         process = subprocess.Popen(
-            [Path(sys.executable).with_name("celery"), "-A", "oops_celery", "flower"]
-            + [f"--port={port}", "--address=127.0.0.1"],
+            [
+                *getattr(request, "param", CELERY),
+                f"--port={port}",
+                "--address=127.0.0.1",
+            ],
             cwd=tmp_path,
             env=environment(RABBITMQ_URL=broker.url, FLOWER_UNAUTHENTICATED_API="1"),
             stdout=log,
@@ -84,6 +94,7 @@ publisher.channels.channel.connection.close()
     assert {task["args"] for task in known.values()} == {"(OldError)", "(NewError)"}
 
 
+@pytest.mark.parametrize("flower", [CELERY, OURS], indirect=True, ids=["-A", "ours"])
 def test_a_report_is_found_by_its_id_and_no_secret_is_shown(
     broker: Node, worker: Callable[..., Worker], flower: str
 ) -> None:
@@ -122,6 +133,9 @@ def test_a_report_is_found_by_its_id_and_no_secret_is_shown(
         )
     ]
     assert report_id in pages[0]
+    # By the flowerconfig.py that the package has: there is none in this folder.
+    assert '<th data-column="result">' in pages[3]
+    assert '<th data-column="name">' not in pages[3]
     assert not any("s3cr3t" in page for page in pages)
 
 
@@ -160,3 +174,48 @@ def test_every_metric_of_the_dashboard_and_of_the_docs_is_exported(
     assert told <= exported
     own = {name for name in exported if name.startswith("oops_celery_")}
     assert own <= told  # each is explained
+
+
+def test_a_flowerconfig_of_ones_own_comes_first(tmp_path: Path) -> None:
+    """And an application with an app of its own keeps Flower's defaults."""
+    (tmp_path / "own.py").write_text(
+        "import celery, oops_celery.celery; app = celery.Celery()"
+    )
+    look = (
+        "import os, sys; from celery.bin.celery import celery;"
+        "celery.commands['flower'].callback = lambda **_: print(os.environ.get("
+        "'FLOWER_CONF')); celery.main(['-A', sys.argv[1], 'flower'])"
+    )
+
+    def conf(app: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", look, app],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    assert conf("oops_celery").endswith("oops_celery/flowerconfig.py")
+    assert conf("own") == "None"
+    (tmp_path / "flowerconfig.py").touch()
+    assert conf("oops_celery") == "None"
+
+
+def test_options_that_flower_would_leave_out_are_errors() -> None:
+    for option, expected in (
+        ("--prot=1", "Did you mean '--port'?"),
+        ("--port=x", "'--port=x': "),
+        ("--port=-1", "must be from 0 to 65535"),
+        ("5555", "write --option=value"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "oops_celery", "flower", option],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert expected in done.stderr.splitlines()[-1]

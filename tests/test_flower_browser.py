@@ -13,7 +13,7 @@ from pathlib import Path
 
 import kombu
 import pytest
-from conftest import ROOT, Node, Worker, environment, eventually
+from conftest import Node, Worker, environment, eventually
 from management import management_url
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
@@ -77,7 +77,7 @@ class Stage:
                 [Path(sys.executable).with_name("celery"), "-A", "oops_celery"]
                 + ["flower", f"--port={port}", "--address=127.0.0.1"]
                 + [f"--broker_api={api.replace('//', f'//spy:{SECRET}@')}/api/"],
-                cwd=ROOT,  # where flowerconfig.py is
+                cwd=folder,  # without a flowerconfig.py: the package has one
                 env=environment(RABBITMQ_URL=url),
                 stdout=log,
                 stderr=log,

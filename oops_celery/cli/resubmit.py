@@ -22,8 +22,9 @@ MAX_NAMED = 20
     help="""Send the reports of a fallback repository, a DateDirRepo in the folder DIR,
     to the broker, as datedir2amqp did.
 
-    A file is removed when RabbitMQ has its report, not before. So it may be interrupted
-    and started again, and several may run at once. RABBITMQ_URL says where RabbitMQ is.
+    A file is removed when RabbitMQ has its report, not before; one that this user may
+    not remove is not sent. So it may be interrupted and started again, and several may
+    run at once. RABBITMQ_URL says where RabbitMQ is.
 
     The exit code is 0 when no file is left, 1 when some are, 2 when the command is not
     used as described here, 130 after Ctrl-C.
