@@ -28,6 +28,7 @@ from oops_celery.tracing import (
     Told,
     begin,
     first_error,
+    lost_retry,
     run_of,
     with_requests,
 )
@@ -142,6 +143,7 @@ class _Failures:
         task_id: str = "",
         args: Any = (),
         kwargs: Any = None,
+        retval: Any = None,
         state: str | None = None,
         **_: Any,
     ) -> None:
@@ -149,6 +151,11 @@ class _Failures:
         if not self._is_ours(sender):
             return
         run = begin(task_id, sender.request.retries)  # it may have run others itself
+        if isinstance(retval, Reject):
+            lost = lost_retry(retval)
+            if lost is not None:
+                self._take(sender, task_id, lost, args, kwargs)
+            return
         errors, error = first_error(sys._getframe(), state)
         if not errors or (error and self._is_told_of_elsewhere(sender, error)):
             return

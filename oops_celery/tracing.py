@@ -16,6 +16,7 @@ from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
 from celery import states
+from celery.app.task import Task
 from celery.backends.base import Backend
 from celery.exceptions import Retry, TimeLimitExceeded
 from kombu.exceptions import EncodeError
@@ -73,6 +74,26 @@ def first_error(
         if not isinstance(one, Retry) and not (done and bookkeeping):
             return errors, one
     return errors, None
+
+
+def lost_retry(answer: Any) -> BaseException | None:
+    """Return what a task failed with, if it is rejected as its retry cannot be sent.
+
+    Args:
+        answer: The `Reject` that ended the task.
+    """
+    caller, traceback = None, answer.__traceback__
+    while traceback and traceback.tb_frame.f_code is not Task.retry.__code__:
+        caller, traceback = traceback.tb_frame, traceback.tb_next
+    if traceback is None:
+        return None  # the task's own answer
+    error, seen = answer.__context__, set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if error.__traceback__ and error.__traceback__.tb_frame is caller:
+            return error  # type: ignore[no-any-return]
+        error = error.__context__
+    return answer.__context__  # type: ignore[no-any-return]
 
 
 def _by_backend(error: BaseException) -> bool:

@@ -224,7 +224,15 @@ def test_a_task_that_fails_is_one_report(
     for report in found_reports:
         name = report["topic"].removeprefix("shop.")
         assert report["value"] != "of the hook"
-        assert report["task"]["retries"] == (2 if name == "thrice" else 0)
+        retries = report["task"]["retries"]
+        if name == "thrice" and retries != 2:
+            # Celery's green pools cannot send a retry without the backend of Redis.
+            assert (backend, pool in ("gevent", "eventlet"), retries) == (
+                *("away", True),
+                0,
+            )
+        else:
+            assert retries == (2 if name == "thrice" else 0)
         assert report["task"]["routing_key"] == queue
         if name not in IN_PROCESSES:
             assert name == "unjson" or f"in {name}" in report["tb_text"]
