@@ -7,7 +7,7 @@ none of them decides where reports are taken from. docs/security.md has the tabl
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -83,32 +83,48 @@ def check_options(app: App) -> None:
             raise SettingsError(f"--{name.replace('_', '-')}: {advice}")
 
 
-def check_queues(
-    app: App, queues: str | Iterable[str] | None, excluded: str | Iterable[str] | None
-) -> None:
-    """Check which queues a worker is to take messages from.
+#: Options of the worker that are numbers, and the least that each may be.
+_LEAST = {
+    "prefetch_multiplier": 0,
+    "time_limit": 0,
+    "soft_time_limit": 0,
+    "max_tasks_per_child": 1,
+    "max_memory_per_child": 1,
+}
+
+
+def check_worker_options(app: App, options: Mapping[str, Any]) -> None:
+    """Check the options of ``celery worker``.
 
     Args:
         app: Our app.
-        queues: What ``-Q`` names.
-        excluded: What ``-X`` names.
+        options: By Celery's names; None where one is not given.
 
     Raises:
-        SettingsError: Others than ours, or not even that.
+        SettingsError: With one of them no report would arrive, or messages that are
+            not ours would.
     """
     own = app.oops.queue
-    for name in _names(queues):
+    for name in _names(options.get("queues")):
         if name != own or app.topology.queue(own) is None:
             raise SettingsError(
                 f"-Q {name}: the worker takes reports from OOPS_QUEUE={own!r} and "
                 "messages for the consumers of the topology, and nothing else; set "
                 "OOPS_QUEUE, or leave -Q out"
             )
-    if own in _names(excluded):
+    if own in _names(options.get("exclude_queues")):
         raise SettingsError(
             f"-X {own}: the worker would take no reports; leave it out, or name a file "
             "without that queue in OOPS_TOPOLOGY"
         )
+    if options.get("beat"):
+        raise SettingsError("-B: nothing is scheduled here; leave it out")
+    for name, least in _LEAST.items():
+        value = options.get(name)
+        if value is not None and value < least:
+            raise SettingsError(
+                f"--{name.replace('_', '-')}={value:g}: must be {least} or more"
+            )
 
 
 def _names(text: str | Iterable[str] | None) -> list[str]:

@@ -3,9 +3,9 @@
 A setting is read from the environment, else from ``celeryconfig.py`` (found as Celery
 finds it: ``CELERY_CONFIG_MODULE``, else ``celeryconfig`` in the current folder), else
 it has its default. Empty in the environment means not set, but for `MAY_BE_EMPTY`.
-Only names that start with ``OOPS_`` count there: those below, and any Celery setting
-(``OOPS_WORKER_CONCURRENCY``); so an application with a celeryconfig of its own can
-import oops_celery, and neither disturbs the other.
+Only names that start with ``OOPS_`` count there: those below, and Celery's
+(``OOPS_WORKER_CONCURRENCY``), as `celery_settings` has it; so an application with a
+celeryconfig of its own can import oops_celery, and neither disturbs the other.
 """
 
 from __future__ import annotations

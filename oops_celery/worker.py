@@ -17,7 +17,7 @@ from celery.worker.control import control_command
 from oops_celery import logs
 from oops_celery.batching import MAX_REPORTS
 from oops_celery.celery import App, for_a_person, worker_name
-from oops_celery.environment import check_queues
+from oops_celery.environment import check_worker_options
 from oops_celery.imports import check_imports, guarded, load
 from oops_celery.problems import read_file
 from oops_celery.settings import SettingsError
@@ -49,18 +49,10 @@ class Worker(celery.apps.worker.Worker):
         """Places of the pool for the consumers of the topology."""
         return sum(entry.consumer_count for entry in self.app.topology.consumers)
 
-    def on_before_init(
-        self,
-        queues: Any = None,
-        exclude_queues: Any = None,
-        beat: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    def on_before_init(self, **kwargs: Any) -> None:
         """Check what can be checked without a broker."""
         with for_a_person():
-            check_queues(self.app, queues, exclude_queues)
-            if beat:
-                raise SettingsError("-B: nothing is scheduled here; leave it out")
+            check_worker_options(self.app, kwargs)
             _check(self.app)
         super().on_before_init(**kwargs)
 

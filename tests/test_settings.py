@@ -339,15 +339,23 @@ oops_celery.publisher
 print(celery.current_app == mine, mine.conf.broker_url, mine.conf.task_default_queue)
 app = oops_celery.app
 print(app.connection_for_write().as_uri(), app.conf.task_default_queue)
+print(app.connection().as_uri(), app.connection_for_read().as_uri())  # Flower's
+print(type(app.backend).__name__)
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
-        env=environment(CELERY_BROKER_URL="redis://elsewhere"),
+        env=environment(
+            CELERY_BROKER_URL="redis://elsewhere",
+            CELERY_BROKER_READ_URL="redis://elsewhere",
+            CELERY_BROKER_WRITE_URL="redis://elsewhere",
+            CELERY_RESULT_BACKEND="redis://elsewhere",
+        ),
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.stdout == (
         "True redis://elsewhere app\namqp://guest:**@oops:5672// oopses\n"
+        "amqp://guest:**@oops:5672// amqp://guest:**@oops:5672//\nDisabledBackend\n"
     ), done.stderr
