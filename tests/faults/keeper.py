@@ -30,6 +30,8 @@ def keep(report: dict[str, Any]) -> list[str]:
             time.sleep(0.1)
         elif order == "hang":
             time.sleep(3600)
+        elif order == "verbose":
+            raise OSError("x" * 100_000)
         elif order in errno.errorcode.values():
             number = getattr(errno, order)
             raise OSError(number, os.strerror(number))
