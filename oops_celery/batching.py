@@ -316,7 +316,9 @@ def _raised(error: Exception) -> tuple[int, ExceptionInfo, float]:
     try:
         raise error
     except Exception:
-        return 1, ExceptionInfo(), 0.0
+        info = ExceptionInfo()
+    info.exception = error  # as it comes out of a process, without its traceback
+    return 1, info, 0.0
 
 
 #: Ends of which is known just that they came: the process died before it told more.

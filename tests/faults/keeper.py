@@ -41,6 +41,11 @@ def keep(report: dict[str, Any]) -> list[str]:
 def obey(order: str | None, report_id: str) -> None:
     if order == "exit":
         os._exit(9)
+    if order == "verbose once" and is_first(report_id):
+        raise OSError("x" * 100_000)
+    if order == "count":
+        with (HOME / f"seen-{report_id}").open("ab", buffering=0) as file:
+            file.write(b".")
     if order in ("sleep 1", "sleep 10"):
         time.sleep(int(order.split()[1]))
     if order == "hang" or (order == "hang once" and is_first(report_id)):

@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kombu
+from conftest import eventually
 
 from faults.ledger import Records
 from faults.nodes import DEAD, BrokerNode, prepare
-from faults.processes import BrokerProcess, WorkerProcess
+from faults.processes import PATIENCE, BrokerProcess, WorkerProcess
 from faults.proxy import Loop, Proxy
 from oops_celery import Publisher
 from oops_celery.watchdog import STUCK
@@ -89,6 +90,7 @@ class Field:
             for url in (self.to_publisher.url, broker.url)
         )
         self._records = Records(home)
+        self._number = 0
 
     def close(self) -> None:
         """End the worker and the proxies."""
@@ -118,7 +120,7 @@ class Field:
         order.unlink(missing_ok=True)
         publishing.join()
         last = time.monotonic()
-        self._wait_until_all_is_kept()
+        self.wait_until_all_is_kept()
         return time.monotonic() - last
 
     def _victim(self, chance: random.Random) -> Proxy:
@@ -141,7 +143,26 @@ class Field:
                 records.write(f"returned {ids[0]}\n")
                 records.flush()
 
-    def _wait_until_all_is_kept(self) -> None:
+    def report(self, **report: object) -> None:
+        """Publish a report, straight to the broker."""
+        self._number += 1
+        ids = self._direct({"type": "ValueError", "serial": self._number, **report})
+        with (self.home / "records" / "direct").open("a") as records:
+            records.write(f"returned {ids[0]}\n")
+
+    def received(self, count: int) -> None:
+        """Wait until the worker has so many messages, of all connections together."""
+        eventually(lambda: self.worker.logs().count(" received") >= count, PATIENCE)
+
+    def wait_until_all_is_kept(self, stuck: bool = False) -> None:
+        """Wait as long as there is progress.
+
+        Args:
+            stuck: Whether the watchdog was needed.
+
+        Raises:
+            Failed: Something is lost, parked, twice, or late.
+        """
         published = self._records.count_told("returned")
         kept, deadline = -1, 0.0
         while (now := time.monotonic()) < deadline or kept < 0:
@@ -157,7 +178,7 @@ class Field:
             "twice": ledger.twice,
             "parked": sorted(ledger.parked),
             "late": [f"{queue} {n}" for queue, n in counts.items() if any(n)],
-            "stuck": [STUCK] if STUCK in self.worker.logs() else [],
+            "stuck": [STUCK] if (STUCK in self.worker.logs()) != stuck else [],
             "damaged": ["queue"] if "damaged" in self.worker.logs() else [],
         }
         found = {what: some[:5] for what, some in problems.items() if some}
@@ -255,9 +276,7 @@ def runs(
                     started = time.monotonic()
                     after = made.run(plan)
                     lasted = time.monotonic() - started
-                    say(
-                        f"seed {plan.seed}: {lasted:4.1f} s, all kept after {after:.1f} s"
-                    )
+                    say(f"seed {plan.seed}: {lasted:.1f} s, all kept after {after:.1f}")
                 say(f"  SIGTERM ends the worker after {made.stop():.1f} s")
             except Failed as error:
                 failures.append(f"seed {plan.seed}: {error}")
