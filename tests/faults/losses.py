@@ -24,10 +24,10 @@ import kombu
 from conftest import eventually
 
 from faults.ledger import Records
-from faults.nodes import DEAD, BrokerNode, prepare
+from faults.nodes import DEAD, TOPOLOGY, BrokerNode, prepare
 from faults.processes import PATIENCE, BrokerProcess, WorkerProcess
 from faults.proxy import Loop, Proxy
-from oops_celery import Publisher
+from oops_celery import Publisher, Topology
 from oops_celery.watchdog import STUCK
 
 #: Seconds without any progress after which a run has failed: a busy machine is slow.
@@ -81,6 +81,8 @@ class Field:
         self.home = home
         self.broker = BrokerNode(broker, None)
         self.broker.clean()
+        with kombu.Connection(broker.url) as connection:
+            assert not Topology.parse(TOPOLOGY).declare(connection.channel)
         self._loop = Loop()
         port = int(broker.host.rpartition(":")[2])
         self.to_worker, self.to_publisher = (Proxy(self._loop, port) for _ in range(2))
