@@ -37,6 +37,9 @@ MAX_BYTES = 1_000_000
 #: so long does the end of a worker take.
 MAX_SECONDS = 0.1
 
+#: Batches for which a report that came again waits, at most.
+MAX_WAITED = 100
+
 #: The part that a batch has in what is known of the seconds for a report.
 WEIGHT = 0.3
 
@@ -71,8 +74,11 @@ class Batches:
     def __init__(self, consumer: Any, others: int = 0) -> None:
         self._consumer = consumer
         self._others = others
-        #: What comes again goes alone: it may have ended the whole worker.
+        #: What comes again goes alone, after what is new, and the last one first: one
+        #: may have ended the whole worker, and RabbitMQ puts that one to the front.
         self._alone: deque[Request] = deque()
+        #: Batches in a row for which those have waited.
+        self._waited = 0
         self._waiting: deque[Request] = deque()
         #: In the order in which they were handed over.
         self._at_work: dict[_Batch, None] = {}
@@ -168,9 +174,11 @@ class Batches:
         limit = min(MAX_REPORTS, round(MAX_SECONDS / max(self._seconds, 1e-6)))
         requests: list[Request] = []
         size = 0
-        while self._alone and not requests:
-            request = self._alone.popleft()
+        self._waited += 1
+        while self._alone and (not self._waiting or self._waited > MAX_WAITED):
+            request = self._alone.pop()
             if not request.revoked():
+                self._waited = 0
                 return [request]
         while self._waiting and (not requests or len(requests) < limit):
             if requests and size + len(self._waiting[0].body) > MAX_BYTES:
