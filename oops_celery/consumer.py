@@ -18,13 +18,15 @@ from typing import Any
 import celery.worker.request
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown
+from celery.worker import state
 from celery.worker.consumer.consumer import Consumer as CelerysConsumer
 from celery.worker.state import maybe_shutdown, task_ready
 from kombu import Message
 from vine import promise
 
-from oops_celery import adoption, deadletters, incoming, troubles, wire
+from oops_celery import adoption, deadletters, incoming, suspects, troubles, wire
 from oops_celery.acknowledging import Acknowledger
+from oops_celery.batching import Batches
 from oops_celery.consumers import ConsumerFailed
 from oops_celery.publishing import TASK_NAME
 from oops_celery.receiving import NotTaken
@@ -84,6 +86,7 @@ class Consumer(CelerysConsumer):
             ),
             "oops_celery.controlling:Control",
             "oops_celery.dispatching:Dispatching",
+            "oops_celery.watchdog:Watchdog",
         )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -91,6 +94,11 @@ class Consumer(CelerysConsumer):
         # of revoked tasks, and of elections. We have neither.
         alone = {"without_mingle": True, "without_gossip": True}
         super().__init__(*args, **{**kwargs, **alone})
+        #: Where reports wait for the pool; None where they need not.
+        self.batches: Batches | None = None
+        if self.hub and self.pool.uses_semaphore:
+            consumers = self.app.topology.consumers
+            self.batches = Batches(self, sum(one.consumer_count for one in consumers))
         #: Acknowledgements and rejections, until the loop comes to them.
         self._answers: deque[Callable[[], Any]] = deque()
         self._answer_soon = promise(self._answer)
@@ -159,10 +167,18 @@ class Consumer(CelerysConsumer):
         self._pause()
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Clean up as Celery does, and try again after a pause."""
+        """Drop what came over this connection, and try again after a pause."""
+        if self.batches:
+            self.batches.connection_lost()
         self._met(exc)
         super().on_connection_error_after_connected(exc)
         self._pause()
+
+    def on_close(self) -> None:
+        """Begin nothing more of what came: the connection is lost, or we stop."""
+        if self.batches:
+            self.batches.drop_waiting()
+        super().on_close()
 
     def _met(self, error: Exception) -> None:
         """Say what is wrong with the broker, once.
@@ -358,6 +374,14 @@ class Request(celery.worker.request.Request):
             self.reject(requeue=True)
 
 
+def _is_stopping() -> bool:
+    """Whether the worker was told to end, and perhaps all its processes with it."""
+    return any(
+        told is not None and told is not False
+        for told in (state.should_stop, state.should_terminate)
+    )
+
+
 def _error_of(exc_info: Any) -> BaseException:
     error: BaseException = getattr(exc_info.exception, "exc", exc_info.exception)
     return error
@@ -369,8 +393,12 @@ class ReportRequest(Request):
     settled = (NotTaken, wire.Undecodable, *_ANSWERS)
 
     def on_success(self, failed__retval__runtime: Any, **kwargs: Any) -> Any:
-        """Count a report that was taken; Celery calls this for failures too."""
+        """Know nothing against a report that has an outcome; count one that was taken.
+
+        Celery calls this for failures too.
+        """
         if not failed__retval__runtime[0]:
+            suspects.forget(self.id)
             refusals.taken()
         return super().on_success(failed__retval__runtime, **kwargs)
 
@@ -390,8 +418,14 @@ class ReportRequest(Request):
         error = _error_of(exc_info)
         if isinstance(error, NotTaken):
             refusals.refused(str(error), "the dead letters")
-        again = self.delivery_info["redelivered"] and not self._already_cancelled
-        if again and not isinstance(error, self.settled) and self._is_parked(error):
+        if isinstance(error, self.settled):
+            suspects.forget(self.id)
+        elif (
+            not (self._already_cancelled or _is_stopping())
+            and suspects.add(self.id) > 1
+            and self._is_parked(error)
+        ):
+            suspects.forget(self.id)
             return None
         return super().on_failure(exc_info, *args, **kwargs)
 

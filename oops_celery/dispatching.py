@@ -162,10 +162,6 @@ class Lane:
         """Begin nothing more; what is at work comes to its end."""
         with self._lock:
             self._waiting.clear()
-            # When the connection was lost, the prefork pool has dropped what no process
-            # had begun with.
-            if self._celery.pool.uses_semaphore:
-                self._at_work = {work for work in self._at_work if work.accepted}
         if self._consumer is not None:
             ignore_errors(self._celery.connection, self._consumer.cancel)
 

@@ -54,7 +54,7 @@ DEFAULT = Topology(
         _quorum_queue(
             "oopses",
             exchange="oopses",
-            x_delivery_limit=10,
+            x_delivery_limit=20_000,
             x_dead_letter_exchange="oopses.dead",
             **_AT_LEAST_ONCE,
         ),

@@ -12,6 +12,8 @@ import celery.apps.worker
 import celery.worker.autoscale
 from celery import signals
 from celery.app.defaults import DEFAULTS as CELERYS_DEFAULTS
+from celery.concurrency import prefork
+from celery.concurrency.base import BasePool
 from celery.worker.control import control_command
 
 from oops_celery import logs
@@ -19,6 +21,7 @@ from oops_celery.batching import MAX_REPORTS
 from oops_celery.celery import App, for_a_person, worker_name
 from oops_celery.environment import check_worker_options
 from oops_celery.imports import check_imports, guarded, load
+from oops_celery.pool import Pool
 from oops_celery.problems import read_file
 from oops_celery.settings import SettingsError
 from oops_celery.topology import TopologyError
@@ -38,6 +41,7 @@ class Worker(celery.apps.worker.Worker):
 
     #: Messages that are prefetched for each place of the pool.
     prefetch_multiplier: int
+    pool_cls: type[BasePool]
 
     def __init__(
         self, app: App | None = None, hostname: str | None = None, **kwargs: Any
@@ -73,6 +77,8 @@ class Worker(celery.apps.worker.Worker):
         """Set logging up, then call the startup handler: nothing is connected yet."""
         super().on_init_blueprint()
         logs.escape_all()
+        if self.pool_cls is prefork.TaskPool:
+            self.pool_cls = Pool
         setting = "worker_prefetch_multiplier"
         usual = self.prefetch_multiplier == CELERYS_DEFAULTS[setting]
         if (
