@@ -70,8 +70,8 @@ def configured(settings: Settings) -> oops.Config | Repository:
             return Repository(settings.repository)
         except OSError as error:  # the current folder is gone
             raise SettingsError(
-                f"OOPS_REPOSITORY={settings.repository!r}: the current folder cannot be "
-                f"found: {error.strerror}; start this in another folder"
+                f"OOPS_REPOSITORY={settings.repository!r}: the current folder cannot "
+                f"be found: {error.strerror}; start this in another folder"
             ) from error
     module_name, _, attribute = settings.config.partition(":")
     try:
