@@ -66,7 +66,13 @@ def configured(settings: Settings) -> oops.Config | Repository:
         SettingsError: It cannot be had. Says what to do.
     """
     if settings.config is None:
-        return Repository(settings.repository)
+        try:
+            return Repository(settings.repository)
+        except OSError as error:  # the current folder is gone
+            raise SettingsError(
+                f"OOPS_REPOSITORY={settings.repository!r}: the current folder cannot "
+                f"be found: {error.strerror}; start this in another folder"
+            ) from error
     module_name, _, attribute = settings.config.partition(":")
     try:
         config = getattr(import_from_cwd(module_name), attribute)
