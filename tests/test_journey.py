@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
-from conftest import ROOT, Node, environment, eventually
+from conftest import PATIENCE, ROOT, Node, environment, eventually
 
 from oops_celery import wire
 
@@ -74,7 +74,7 @@ def test_a_report_from_the_failure_to_the_page(broker: Node, tmp_path: Path) -> 
         FLOWER_UNAUTHENTICATED_API="1",
     )
     with flower, worker:
-        eventually(lambda: "true" in page("api/workers?status=1"))
+        eventually(lambda: "true" in page("api/workers?status=1"), 4 * PATIENCE)
         (report_id,) = ast.literal_eval(command(sys.executable, "-c", program[0]))
         (file,) = eventually(lambda: list(folder.glob("oopses/*/*[0-9a-f]")))
         report = wire.decode(file.read_bytes())
