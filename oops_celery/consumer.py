@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import celery.worker.request
+from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown
 from celery.worker import state
@@ -387,6 +388,12 @@ def _error_of(exc_info: Any) -> BaseException:
     return error
 
 
+def _raised(exc_info: Any) -> Any:
+    """Return what the task raised; a `Retry` itself, not its reason."""
+    error = exc_info.exception
+    return error.exc if isinstance(error, ExceptionWithTraceback) else error
+
+
 class ReportRequest(Request):
     """A report at work in the worker."""
 
@@ -404,19 +411,20 @@ class ReportRequest(Request):
 
     def on_retry(self, exc_info: Any) -> None:
         """Count a report that was refused, and waits for its retry."""
-        retry = exc_info.exception
+        retry = _raised(exc_info)
         places = {
             queue.queue_arguments["x-message-ttl"] / 1000: queue.name
             for queue in self.app.topology.retry_queues(self.app.oops.queue)
         }
-        place = places.get(retry.when, "the worker")
-        refusals.refused(str(retry.message or retry.exc), place)
+        place = places.get(getattr(retry, "when", None), "the worker")
+        reason = getattr(retry, "message", None) or getattr(retry, "exc", retry)
+        refusals.refused(str(reason), place)
         super().on_retry(exc_info)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """Park a report that ended by chance, or took its process along, once more."""
         error = _error_of(exc_info)
-        if isinstance(error, NotTaken):
+        if isinstance(_raised(exc_info), NotTaken):
             refusals.refused(str(error), "the dead letters")
         if isinstance(error, self.settled):
             suspects.forget(self.id)
