@@ -101,7 +101,8 @@ def _files(folder: str) -> Iterator[str]:
 
 def _in_file(path: str, part: str, wanted: bytes) -> Iterator[Found]:
     # Not `open`: the time goes into many small files.
-    descriptor = os.open(path, os.O_RDONLY)
+    # O_NONBLOCK: a named pipe has no report, and may have no writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         body = os.read(descriptor, os.fstat(descriptor).st_size + 1)
     finally:

@@ -13,11 +13,11 @@ from typing import NoReturn, TextIO
 EXIT_CODES = """\b
 Exit codes:
     0  it is done, and all is well
-    1  it found something wrong, or has not done all of it
-    2  it cannot do its work: wrong usage, settings or file, or no broker
-   74  what it prints cannot be written, as on a full disk
-  130  it was interrupted by Ctrl-C
-  141  whoever read what it prints has gone, as in `| head`
+    1  it found something wrong, or has not done all
+    2  wrong usage, settings or file, or no broker
+   74  what it prints cannot be written
+  130  Ctrl-C
+  141  whoever read what it prints has gone
 """
 
 #: An error of input or output: EX_IOERR in sysexits.h.
