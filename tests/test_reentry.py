@@ -109,7 +109,7 @@ def test_without_a_broker(run: Run, setup: str, green: str) -> None:
     )
     count, published, seconds = results(output)
     assert (count >= 20, published) == (True, 0)  # a MemoryHandler repeats some
-    assert seconds < 1
+    assert seconds < 10  # 5, and what a busy machine adds
 
 
 @pytest.mark.parametrize("setup", SETUPS)
@@ -118,7 +118,7 @@ def test_with_a_broker_that_does_not_answer(run: Run, setup: str) -> None:
         output = run(HANDLER + SETUPS[setup] + LINES, RABBITMQ_URL=url)
     count, published, seconds = results(output)
     assert (count >= 20, published) == (True, 0)  # a MemoryHandler repeats some
-    assert seconds < 6
+    assert seconds < 10
 
 
 @pytest.mark.parametrize("setup", SETUPS)
