@@ -176,9 +176,13 @@ def test_a_task_that_fails_is_one_report(
     failing = FAILING | (IN_PROCESSES if pool == "prefork" else BARE)
     if backend == "away":
         failing.pop("unjson")  # nobody looks at its result
+    green = pool in ("gevent", "eventlet")
+    if backend == "away" and green:
+        # Celery cannot send a retry there without Redis, and gives the task up.
+        failing["second_time"] = "RuntimeError"
     expected = Counter((f"shop.{name}", kind) for name, kind in failing.items())
     sender = Celery(broker=rabbitmq.url, set_as_current=False)
-    for name in (*failing, *FINE):
+    for name in {*failing, *FINE}:
         arguments = {"args": ("s3cr3t",)} if name == "fails" else {}
         sender.send_task(f"shop.{name}", queue=queue, **arguments)
     command = [sys.executable, "-m", "celery", "-A", "shop", "worker"]
@@ -225,14 +229,8 @@ def test_a_task_that_fails_is_one_report(
         name = report["topic"].removeprefix("shop.")
         assert report["value"] != "of the hook"
         retries = report["task"]["retries"]
-        if name == "thrice" and retries != 2:
-            # Celery's green pools cannot send a retry without the backend of Redis.
-            assert (backend, pool in ("gevent", "eventlet"), retries) == (
-                *("away", True),
-                0,
-            )
-        else:
-            assert retries == (2 if name == "thrice" else 0)
+        last = 0 if backend == "away" and green else 2
+        assert retries == (last if name == "thrice" else 0)
         assert report["task"]["routing_key"] == queue
         if name not in IN_PROCESSES:
             assert name == "unjson" or f"in {name}" in report["tb_text"]

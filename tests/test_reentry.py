@@ -93,7 +93,7 @@ def silent_port() -> Iterator[str]:
 @pytest.mark.parametrize("green", GREEN)
 @pytest.mark.filterwarnings("ignore:eventlet")
 def test_each_line_is_published(broker: Node, run: Run, setup: str, green: str) -> None:
-    output = run(GREEN[green] + HANDLER + SETUPS[setup] + LINES, **PATIENT)
+    output = run(GREEN[green] + HANDLER + SETUPS[setup] + LINES, 240, **PATIENT)
     assert results(output)[1] == 20
     lines = [wire.decode(message.body)["line"] for message in broker.messages("oopses")]
     assert lines == [f"line {number}" for number in range(20)]
@@ -105,11 +105,12 @@ def test_each_line_is_published(broker: Node, run: Run, setup: str, green: str) 
 def test_without_a_broker(run: Run, setup: str, green: str) -> None:
     output = run(
         GREEN[green] + HANDLER + SETUPS[setup] + LINES,
+        240,
         RABBITMQ_URL="amqp://127.0.0.1:1/",
     )
     count, published, seconds = results(output)
     assert (count >= 20, published) == (True, 0)  # a MemoryHandler repeats some
-    assert seconds < 1
+    assert seconds < 10  # 5, and what a busy machine adds
 
 
 @pytest.mark.parametrize("setup", SETUPS)
@@ -118,7 +119,7 @@ def test_with_a_broker_that_does_not_answer(run: Run, setup: str) -> None:
         output = run(HANDLER + SETUPS[setup] + LINES, RABBITMQ_URL=url)
     count, published, seconds = results(output)
     assert (count >= 20, published) == (True, 0)  # a MemoryHandler repeats some
-    assert seconds < 6
+    assert seconds < 10
 
 
 @pytest.mark.parametrize("setup", SETUPS)
@@ -133,7 +134,7 @@ def test_with_the_queue_of_oops_amqp(
         channel.exchange_declare("oopses", "fanout", durable=True, auto_delete=False)
         channel.queue_declare("oopses", durable=True, auto_delete=False)
         channel.queue_bind("oopses", "oopses")
-    output = run(GREEN[green] + HANDLER + SETUPS[setup] + LINES, **PATIENT)
+    output = run(GREEN[green] + HANDLER + SETUPS[setup] + LINES, 240, **PATIENT)
     assert results(output)[1] == 20
 
 
@@ -147,7 +148,7 @@ for thread in threads: thread.start()
 for thread in threads: thread.join()
 end()
 """
-    output = run(HANDLER + SETUPS["everything"] + program, **PATIENT)
+    output = run(HANDLER + SETUPS["everything"] + program, 240, **PATIENT)
     assert results(output)[:2] == (80, 80)
 
 
@@ -179,7 +180,7 @@ for ids in oops_celery.publisher.publish_many([{"more": 1}, {"more": 2}]):
     log("in between")
 end()
 """
-    output = run(HANDLER + SETUPS["everything"] + program, **PATIENT)
+    output = run(HANDLER + SETUPS["everything"] + program, 240, **PATIENT)
     assert results(output)[:2] == (5, 5)
     assert len(broker.messages("oopses")) == 10
 
@@ -197,7 +198,7 @@ config.publisher = oops_celery.Publisher(factory, "", "q")
 log("line")
 end()
 """
-    output = run(HANDLER + SETUPS["root at WARNING"] + program, **PATIENT)
+    output = run(HANDLER + SETUPS["root at WARNING"] + program, 240, **PATIENT)
     assert results(output)[:2] == (1, 1)
 
 
@@ -214,4 +215,4 @@ assert oops_celery.publisher(report)
 log("line")
 end()
 """
-    assert results(run(HANDLER + program, **PATIENT))[:2] == (1, 1)
+    assert results(run(HANDLER + program, 240, **PATIENT))[:2] == (1, 1)
