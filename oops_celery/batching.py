@@ -130,6 +130,7 @@ class Batches:
 
     def forget(self) -> None:
         """Count on no batch that was handed over: its place is free again."""
+        self.connection_lost()
         self._at_work.clear()
         self._lost.clear()
 

@@ -28,6 +28,7 @@ from vine import promise
 from oops_celery import adoption, deadletters, incoming, suspects, troubles, wire
 from oops_celery.acknowledging import Acknowledger
 from oops_celery.batching import Batches
+from oops_celery.celery import Connection
 from oops_celery.consumers import ConsumerFailed
 from oops_celery.publishing import TASK_NAME
 from oops_celery.receiving import NotTaken
@@ -49,6 +50,9 @@ LONGEST_PAUSE = 30.0
 
 #: Seconds after which a connection that is lost was a good one.
 GOOD_AFTER = 10.0
+
+#: Seconds that the broker may take for each answer when the worker ends.
+STOP_TIMEOUT = 5.0
 
 #: What a task raises to say what becomes of its message; and a revoked one's end.
 _ANSWERS = (Reject, Ignore, Retry, Terminated)
@@ -172,8 +176,15 @@ class Consumer(CelerysConsumer):
         if self.batches:
             self.batches.connection_lost()
         self._met(exc)
+        for connection in self._connections():
+            connection.drop()
         super().on_connection_error_after_connected(exc)
         self._pause()
+
+    def _connections(self) -> list[Connection]:
+        """Return the one that messages come over, and the one for events."""
+        events = self.event_dispatcher and self.event_dispatcher.connection
+        return [one for one in (self.connection, events) if one is not None]
 
     def on_close(self) -> None:
         """Begin nothing more of what came: the connection is lost, or we stop."""
@@ -250,7 +261,9 @@ class Consumer(CelerysConsumer):
             self.hub.call_later(EVENTS_PAUSE, self._flush_events)
 
     def stop(self) -> None:
-        """Send the events that wait, and stop."""
+        """Send the events that wait, and stop, also where the network is frozen."""
+        for connection in self._connections():
+            connection.limit_waits(STOP_TIMEOUT)
         with suppress(*self.connection_errors):
             self._flush_events()
         super().stop()

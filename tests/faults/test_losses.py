@@ -185,6 +185,14 @@ def test_a_frozen_network_is_a_lost_connection(place: Field, way: str) -> None:
     place.stop()
 
 
+@pytest.mark.parametrize("way", ["to the broker", "to the worker"])
+def test_sigterm_while_the_network_is_frozen(place: Field, way: str) -> None:
+    publish(place, 20)
+    place.wait_until_all_is_kept()
+    assert place.to_worker.freeze(way == "to the broker")
+    place.stop()
+
+
 def test_a_network_that_flaps_parks_nothing(place: Field) -> None:
     """RabbitMQ counts a delivery for each message that the worker had."""
     with frozen(process_of(place)):
@@ -213,7 +221,7 @@ def test_the_watchdog_takes_a_new_connection(node: BrokerProcess, place: Field) 
     with frozen(process_of(place)):
         publish(place, 10)
         eventually(lambda: STUCK in place.worker.logs(), PATIENCE)
-        eventually(lambda: place.worker.logs().count(" ready.") > 1, PATIENCE)
+        eventually(lambda: place.worker.logs().count("Connected to") > 1, PATIENCE)
     log = place.worker.logs()
     assert "10 messages; 9 reports wait, 1 batches are handed over, 0 are begun" in log
     place.wait_until_all_is_kept(stuck=True)
