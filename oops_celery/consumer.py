@@ -30,6 +30,7 @@ from oops_celery.acknowledging import Acknowledger
 from oops_celery.batching import Batches
 from oops_celery.celery import Connection
 from oops_celery.consumers import ConsumerFailed
+from oops_celery.declaring import is_refusal
 from oops_celery.publishing import TASK_NAME
 from oops_celery.receiving import NotTaken
 from oops_celery.refusals import TICK, refusals
@@ -48,7 +49,10 @@ GIVE_BACK_PAUSE = 1.0
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 
-#: Seconds after which a connection that is lost was a good one.
+#: Seconds before it if a connection was lost that the broker had let receive.
+LOST_PAUSE = 0.1
+
+#: Seconds after which a connection that the broker refused something on was a good one.
 GOOD_AFTER = 10.0
 
 #: Seconds that the broker may take for each answer when the worker ends.
@@ -113,6 +117,8 @@ class Consumer(CelerysConsumer):
         #: Since when the broker lets it receive, by the monotonic clock.
         self._ready_at: float | None = None
         self._next_pause = FIRST_PAUSE
+        #: Whether the last one worked, until it was lost.
+        self._was_lost = False
         #: What was wrong with the topology when it was last declared.
         self._problems: set[str] = set()
         #: What was wrong with the broker when it was last said.
@@ -201,6 +207,7 @@ class Consumer(CelerysConsumer):
         since, self._ready_at = self._ready_at, None
         if since is not None and time.monotonic() - since > GOOD_AFTER:
             self._trouble, self._next_pause = None, FIRST_PAUSE
+        self._was_lost = since is not None and not is_refusal(error)
         trouble = troubles.meaning(error)
         if trouble.lasting and not self._was_ready:
             logger.critical(
@@ -215,7 +222,13 @@ class Consumer(CelerysConsumer):
         self._trouble = trouble
 
     def _pause(self) -> None:
-        """Wait before the next connection: longer, the more often it was in vain."""
+        """Wait before the next connection: longer, the more often it was in vain.
+
+        A network that loses connections is no reason to wait longer each time.
+        """
+        if self._was_lost:
+            time.sleep(LOST_PAUSE)
+            return
         until = time.monotonic() + self._next_pause
         self._next_pause = min(2 * self._next_pause, LONGEST_PAUSE)
         while (left := until - time.monotonic()) > 0:
