@@ -193,7 +193,7 @@ def test_our_worker_and_commands_with_the_settings_of_django(
 
     assert "KeyError" in command("show", report_id)
     assert "broker" in command("doctor").lower()
-    assert "no dead letters" in command("dead", "list").lower()
+    assert command("dead", "list") == ""  # there are none
 
 
 @pytest.mark.parametrize("first", ["import webshop, oops_celery", "import oops_celery"])
