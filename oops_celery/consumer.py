@@ -46,7 +46,7 @@ GIVE_BACK_PAUSE = 1.0
 REFUSED_PAUSE = 2.0
 
 #: Seconds that the broker may take for each answer when the worker ends.
-STOP_TIMEOUT = 5.0
+STOP_TIMEOUT = 2.0
 
 #: What a task raises to say what becomes of its message; and a revoked one's end.
 _ANSWERS = (Reject, Ignore, Retry, Terminated)
