@@ -56,7 +56,7 @@ LOST_PAUSE = 0.1
 GOOD_AFTER = 10.0
 
 #: Seconds that the broker may take for each answer when the worker ends.
-STOP_TIMEOUT = 5.0
+STOP_TIMEOUT = 2.0
 
 #: What a task raises to say what becomes of its message; and a revoked one's end.
 _ANSWERS = (Reject, Ignore, Retry, Terminated)

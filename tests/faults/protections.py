@@ -178,6 +178,21 @@ PROTECTIONS = (
         ("test_losses.py::test_a_network_that_flaps_parks_nothing",),
     ),
     Protection(
+        "a worker waits for no answer of a connection that it leaves",
+        (
+            ("oops_celery/consumer.py", "connection.drop()", "pass"),
+            ("oops_celery/consumer.py", "connection.limit_waits(STOP_TIMEOUT)", "pass"),
+        ),
+        tuple(
+            f"test_losses.py::{test}[to the {end}]"
+            for test in (
+                "test_a_frozen_network_is_a_lost_connection",
+                "test_sigterm_while_the_network_is_frozen",
+            )
+            for end in ("broker", "worker")
+        ),
+    ),
+    Protection(
         "a watchdog",
         (("oops_celery/consumer.py", '"oops_celery.watchdog:Watchdog",', ""),),
         ("test_losses.py::test_the_watchdog_takes_a_new_connection",),
@@ -331,13 +346,6 @@ WITHOUT = {
             ),
         ),
         "by chance, of what the other tests there show one by one",
-    ),
-    **dict.fromkeys(
-        (
-            f"test_losses.py::test_a_frozen_network_is_a_lost_connection[to the {end}]"
-            for end in ("broker", "worker")
-        ),
-        "heartbeats, and limits of TCP",
     ),
     "test_cluster.py::test_the_commands_for_watching_say_what_is_wrong": "of docs/",
     "test_cluster.py::test_a_node_that_comes_later_gets_its_copies": "of docs/",
