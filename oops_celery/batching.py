@@ -9,23 +9,29 @@ from __future__ import annotations
 
 import logging
 import pickle
+import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
-from billiard.exceptions import Terminated
 from celery import Task
 from celery.app.trace import fast_trace_task, trace_task_ret
-from celery.exceptions import Reject, Retry
 from celery.worker import strategy as celerys
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 
 from oops_celery import suspects
-from oops_celery.progress import WIDTH, End, Progress, end_of, note
-from oops_celery.receiving import NotTaken
+from oops_celery.progress import (
+    TOLD,
+    WIDTH,
+    End,
+    Progress,
+    end_of,
+    is_terminated,
+    note,
+)
 
 #: Reports of a batch, at most.
 MAX_REPORTS = WIDTH
@@ -36,6 +42,9 @@ MAX_BYTES = 1_000_000
 #: Seconds that a batch should take: so long may a report wait for those before it, and
 #: so long does the end of a worker take.
 MAX_SECONDS = 0.1
+
+#: Seconds for which it waits for what comes after it.
+ALONE_PAUSE = 0.1
 
 #: Batches for which a report that came again waits, at most.
 MAX_WAITED = 100
@@ -74,9 +83,10 @@ class Batches:
     def __init__(self, consumer: Any, others: int = 0) -> None:
         self._consumer = consumer
         self._others = others
-        #: What comes again goes alone, after what is new, and the last one first: one
-        #: may have ended the whole worker, and RabbitMQ puts that one to the front.
+        #: What comes again goes alone, after what is new, and in any order: one may
+        #: have ended the worker, and RabbitMQ puts it back to its place each time.
         self._alone: deque[Request] = deque()
+        self._alone_from = 0.0
         #: Batches in a row for which those have waited.
         self._waited = 0
         self._waiting: deque[Request] = deque()
@@ -97,6 +107,10 @@ class Batches:
             report.goes_on_as(request)
             return
         redelivered = request.delivery_info["redelivered"]
+        if redelivered and not self._alone:
+            self._alone_from = time.monotonic() + ALONE_PAUSE
+        if redelivered:
+            self._consumer.timer.call_after(ALONE_PAUSE, self._begin)
         (self._alone if redelivered else self._waiting).append(request)
         self._begin()
 
@@ -176,7 +190,10 @@ class Batches:
         requests: list[Request] = []
         size = 0
         self._waited += 1
-        while self._alone and (not self._waiting or self._waited > MAX_WAITED):
+        may_come = time.monotonic() >= self._alone_from
+        last = not self._waiting or self._waited > MAX_WAITED
+        while self._alone and may_come and last:
+            self._alone.rotate(random.randrange(len(self._alone)))
             request = self._alone.pop()
             if not request.revoked():
                 self._waited = 0
@@ -306,37 +323,13 @@ class _Batch:
         self._progress.close()
         reports = list(zip(self.reports, ends, strict=True))
         for report, end in reports:
-            if end in _TOLD:
-                report.end(_TOLD[end])
+            if end in TOLD:
+                report.end(TOLD[end])
         begun = [report for report, end in reports if end is End.BEGUN]
         rest = [report for report, end in reports if end is End.NOT_BEGUN]
-        if len(begun) == 1 and not (rest and _is_terminated(error)):
+        if len(begun) == 1 and not (rest and is_terminated(error)):
             begun.pop().fail(error)
         self._batches.ended(self, again=rest, alone=begun)
-
-
-def _is_terminated(error: ExceptionInfo) -> bool:
-    """Whether somebody has revoked a report of the batch, with ``terminate``."""
-    return isinstance(getattr(error.exception, "exc", error.exception), Terminated)
-
-
-def _raised(error: Exception) -> tuple[int, ExceptionInfo, float]:
-    """Return what Celery's tracer returns when a task raises an error."""
-    try:
-        raise error
-    except Exception:
-        info = ExceptionInfo()
-    info.exception = error  # as it comes out of a process, without its traceback
-    return 1, info, 0.0
-
-
-#: Ends of which is known just that they came: the process died before it told more.
-_TOLD: dict[End, Any] = {
-    End.KEPT: (0, "'done; its process died soon after'", 0.0),
-    End.RETRIED: _raised(Retry("refused; its process died soon after")),
-    End.FAILED: _raised(NotTaken("parked; its process died soon after")),
-    End.OPEN: _raised(Reject("its process died soon after", requeue=True)),
-}
 
 
 def _job(request: Request) -> tuple[Any, ...]:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import enum
 import mmap
 from collections.abc import Sequence
+from typing import Any
 
-from celery.exceptions import Retry
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import Terminated
+from celery.exceptions import Reject, Retry
 
 from oops_celery import wire
 from oops_celery.receiving import NotTaken
@@ -83,3 +86,27 @@ def end_of(result: Sequence[object]) -> End:
     if isinstance(error, Retry):
         return End.RETRIED
     return End.FAILED if isinstance(error, (NotTaken, wire.Undecodable)) else End.OPEN
+
+
+def is_terminated(error: ExceptionInfo) -> bool:
+    """Whether somebody has revoked a report of the batch, with ``terminate``."""
+    return isinstance(getattr(error.exception, "exc", error.exception), Terminated)
+
+
+def _raised(error: Exception) -> tuple[int, ExceptionInfo, float]:
+    """Return what Celery's tracer returns when a task raises an error."""
+    try:
+        raise error
+    except Exception:
+        info = ExceptionInfo()
+    info.exception = error  # as it comes out of a process, without its traceback
+    return 1, info, 0.0
+
+
+#: Ends of which is known just that they came: the process died before it told more.
+TOLD: dict[End, Any] = {
+    End.KEPT: (0, "'done; its process died soon after'", 0.0),
+    End.RETRIED: _raised(Retry("refused; its process died soon after")),
+    End.FAILED: _raised(NotTaken("parked; its process died soon after")),
+    End.OPEN: _raised(Reject("its process died soon after", requeue=True)),
+}
