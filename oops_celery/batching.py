@@ -11,17 +11,29 @@ import logging
 import pickle
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from billiard.einfo import ExceptionInfo
 from celery import Task
 from celery.app.trace import fast_trace_task, trace_task_ret
 from celery.worker import strategy as celerys
 from celery.worker.request import Request
-from celery.worker.state import active_requests
+from celery.worker.state import task_ready
 
-#: Reports of a batch, at most: so many are done again when it loses its process.
-MAX_REPORTS = 32
+from oops_celery import suspects
+from oops_celery.progress import (
+    TOLD,
+    WIDTH,
+    End,
+    Progress,
+    end_of,
+    is_terminated,
+    note,
+)
+
+#: Reports of a batch, at most.
+MAX_REPORTS = WIDTH
 
 #: Bytes after which a batch takes no further report.
 MAX_BYTES = 1_000_000
@@ -30,11 +42,15 @@ MAX_BYTES = 1_000_000
 #: so long does the end of a worker take.
 MAX_SECONDS = 0.1
 
-#: Seconds after which it is asked once more whether a report is still at work here.
-AGAIN_PAUSE = 1.0
+#: Batches for which a report that came again waits, at most.
+MAX_WAITED = 100
 
 #: The part that a batch has in what is known of the seconds for a report.
 WEIGHT = 0.3
+
+#: Ends of reports whose messages were lost with their connection, at most: so many wait
+#: to be told to the messages that come again.
+MAX_UNTOLD = 10_000
 
 logger = logging.getLogger(__name__)
 
@@ -44,22 +60,35 @@ def strategy(task: Task, app: Any, consumer: Any, **options: Any) -> Callable[..
 
     Only in the prefork pool: in the others the way to the pool costs nothing.
     """
-    if consumer.controller.semaphore and consumer.pool.uses_semaphore:
-        consumer = _Batching(consumer)
-    return celerys.default(task, app, consumer, **options)  # type: ignore[no-any-return]
+    return celerys.default(  # type: ignore[no-any-return]
+        task, app, consumer.batches or consumer, **options
+    )
 
 
-class _Batching:
+class Batches:
     """Celery's consumer, for a strategy: its tasks wait here for a place in the pool.
 
-    A lost connection has a new one made: what waits here then is sent again.
+    A request belongs to its connection, and is dropped when that is lost. A batch that
+    is at work outlives it: the report's message comes again, and gets the end.
+
+    Args:
+        consumer: Celery's consumer.
+        others: Places of the pool that are for other tasks.
     """
 
-    def __init__(self, consumer: Any) -> None:
+    def __init__(self, consumer: Any, others: int = 0) -> None:
         self._consumer = consumer
-        self._places = consumer.controller.semaphore
+        self._others = others
+        #: What comes again goes alone, after what is new, and the last one first: one
+        #: may have ended the whole worker, and RabbitMQ puts that one to the front.
+        self._alone: deque[Request] = deque()
+        #: Batches in a row for which those have waited.
+        self._waited = 0
         self._waiting: deque[Request] = deque()
-        self._asked_for_place = False
+        #: In the order in which they were handed over.
+        self._at_work: dict[_Batch, None] = {}
+        #: Reports of lost connections that are at work, or whose end is untold, by id.
+        self._lost: dict[str, _Report] = {}
         #: About, for one report.
         self._seconds = MAX_SECONDS / MAX_REPORTS
 
@@ -68,46 +97,95 @@ class _Batching:
 
     def on_task_request(self, request: Request) -> None:
         """Have a report done."""
-        if request.delivery_info["redelivered"]:
-            if any(one.id == request.id for one in active_requests):
-                # It came again with a new connection. One that hangs must not take
-                # process after process.
-                self._consumer.timer.call_after(
-                    AGAIN_PAUSE, self.on_task_request, (request,)
-                )
-            else:
-                self.alone(request)
+        report = self._lost.pop(request.id, None)
+        if report is not None and report.digest == hash(request.body):
+            report.goes_on_as(request)
             return
-        self._waiting.append(request)
-        self._ask_for_place()
+        redelivered = request.delivery_info["redelivered"]
+        (self._alone if redelivered else self._waiting).append(request)
+        self._begin()
 
-    def alone(self, request: Request) -> None:
-        """Have a report done that may have taken its process along: with no others."""
-        self._consumer.on_task_request(request)
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a process has begun with a batch, and not ended it."""
+        return any(one.accepted for one in self._at_work)
+
+    def __str__(self) -> str:
+        begun = sum(1 for one in self._at_work if one.accepted)
+        return (
+            f"{len(self._waiting) + len(self._alone)} reports wait, "
+            f"{len(self._at_work)} batches are handed over, {begun} are begun"
+        )
+
+    def connection_lost(self) -> None:
+        """Drop the requests: their messages come again."""
+        self.drop_waiting()
+        for batch in self._at_work:
+            for report in batch.reports:
+                if report.request is not None:
+                    report.lose_request()
+                    self._lost[report.id] = report
+        while len(self._lost) > MAX_UNTOLD:
+            del self._lost[next(iter(self._lost))]
+
+    def drop_waiting(self) -> None:
+        """Begin nothing more of what waits here."""
+        self._alone.clear()
+        self._waiting.clear()
+
+    def forget(self) -> None:
+        """Count on no batch that was handed over: its place is free again."""
+        self.connection_lost()
+        self._at_work.clear()
+        self._lost.clear()
 
     def done(self, reports: int, seconds: float) -> None:
         """Learn how long reports take."""
         self._seconds += WEIGHT * (seconds / reports - self._seconds)
 
-    def _ask_for_place(self) -> None:
-        if self._waiting and not self._asked_for_place:
-            self._asked_for_place = True
-            self._places.acquire(self._begin)
+    def ended(
+        self,
+        batch: _Batch,
+        again: Sequence[_Report] = (),
+        alone: Sequence[_Report] = (),
+    ) -> None:
+        """Give back the place of a batch, and begin the next one.
+
+        Args:
+            batch: The batch.
+            again: Reports that a lost process did not come to.
+            alone: Reports of which each may be to blame for that.
+        """
+        self._at_work.pop(batch, None)
+        for queue, reports in ((self._waiting, again), (self._alone, alone)):
+            for report in reversed(reports):
+                if report.request is not None:
+                    queue.appendleft(report.request)
+        for report in batch.reports:
+            if report.request is None and not report.has_ended:
+                self._lost.pop(report.id, None)  # it is done when it comes again
+        self._begin()
 
     def _begin(self) -> None:
-        """Hand the next ones over: there is a place in the pool."""
-        self._asked_for_place = False
-        requests = self._next()
-        if requests:
-            _Batch(self, requests).begin(self._consumer.pool)
-        else:
-            self._places.release()
-        self._ask_for_place()
+        """Hand over what waits, as long as there is a place in the pool."""
+        places = max(self._consumer.pool.num_processes - self._others, 1)
+        while len(self._at_work) < places and (requests := self._next()):
+            batch = _Batch(self, requests)
+            self._at_work[batch] = None
+            if not batch.begin(self._consumer.pool, requests):
+                self._at_work.pop(batch)  # the pool ends: the broker has them
+                return
 
     def _next(self) -> list[Request]:
         limit = min(MAX_REPORTS, round(MAX_SECONDS / max(self._seconds, 1e-6)))
         requests: list[Request] = []
         size = 0
+        self._waited += 1
+        while self._alone and (not self._waiting or self._waited > MAX_WAITED):
+            request = self._alone.pop()
+            if not request.revoked():
+                self._waited = 0
+                return [request]
         while self._waiting and (not requests or len(requests) < limit):
             if requests and size + len(self._waiting[0].body) > MAX_BYTES:
                 break
@@ -119,54 +197,127 @@ class _Batching:
         return requests
 
 
+class _Report:
+    """A report that was handed to the pool."""
+
+    def __init__(self, batch: _Batch, request: Request) -> None:
+        self._batch = batch
+        self.id: str = request.id
+        #: None when its connection is lost.
+        self.request: Request | None = request
+        #: Of the body of a lost one; another may have the same id.
+        self.digest = 0
+        self._result: Any = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has come to an end with an outcome."""
+        return self._result is not None
+
+    def lose_request(self) -> None:
+        """Belong to no message: the connection is lost."""
+        if self.request is not None:
+            self.digest = hash(self.request.body)
+            task_ready(self.request)
+            self.request = None
+
+    def goes_on_as(self, request: Request) -> None:
+        """Belong to the message that has come again."""
+        self.request = request
+        if self._batch.accepted:
+            request.on_accepted(*self._batch.accepted)
+        if self.has_ended:
+            self.end(self._result)
+
+    def end(self, result: Any) -> None:
+        """Come to the end that Celery's tracer has returned, or wait to tell it."""
+        self._result = result
+        if self.request is None:
+            return
+        try:
+            self.request.on_success(result)
+        except Exception:  # its neighbours have nothing to do with it
+            logger.exception("%s is done, and stays with the broker", self.id)
+
+    def fail(self, error: ExceptionInfo) -> None:
+        """End without an outcome: its process died, say."""
+        if self.request is None:
+            suspects.add(self.id)
+        else:
+            self.request.on_failure(error)
+
+
 class _Batch:
     """Reports that were handed to a process of the pool together."""
 
-    def __init__(self, batching: _Batching, requests: list[Request]) -> None:
-        self._batching = batching
-        self._requests = requests
+    def __init__(self, batches: Batches, requests: list[Request]) -> None:
+        self._batches = batches
+        self._progress = Progress()
+        self.reports = [_Report(self, request) for request in requests]
+        #: The process that has it, and when it began.
+        self.accepted: tuple[int, float] | None = None
 
-    def begin(self, pool: Any) -> None:
-        first = self._requests[0]
+    def begin(self, pool: Any, requests: list[Request]) -> bool:
+        """Hand it to the pool; say whether that has taken it."""
+        first = requests[0]
         task = first.task
-        trace = fast_trace_task if first.app.use_fast_trace_task else trace_task_ret
-        pool.apply_async(
-            trace_all,
-            args=(trace, [_job(request) for request in self._requests]),
-            accept_callback=self._accepted,
-            timeout_callback=self._timeout,
-            callback=self._finished,
-            error_callback=self._lost,
-            soft_timeout=task.soft_time_limit,
-            timeout=task.time_limit,
-            correlation_id=first.id,
+        fast = first.app.use_fast_trace_task
+        return bool(
+            pool.apply_async(
+                trace_all,
+                args=(
+                    fast_trace_task if fast else trace_task_ret,
+                    [_job(request) for request in requests],
+                    self._progress.place,
+                ),
+                accept_callback=self._accepted,
+                timeout_callback=self._timeout,
+                callback=self._finished,
+                error_callback=self._lost,
+                soft_timeout=task.soft_time_limit,
+                timeout=task.time_limit,
+                correlation_id=first.id,
+            )
         )
 
     def _accepted(self, pid: int, at: float) -> None:
-        for request in self._requests:
-            request.on_accepted(pid, at)
+        self.accepted = (pid, at)
+        for report in self.reports:
+            if report.request is not None:
+                report.request.on_accepted(pid, at)
 
-    def _finished(self, done: tuple[list[Any], float]) -> None:
+    def _finished(self, done: tuple[list[bytes], float]) -> None:
         results, seconds = done
-        self._batching.done(len(results), seconds)
-        for request, result in zip(self._requests, results, strict=True):
-            try:
-                request.on_success(pickle.loads(result))
-            except Exception:  # its neighbours have nothing to do with it
-                logger.exception("%s is done, and stays with the broker", request.id)
+        self._progress.close()
+        for report, result in zip(self.reports, results, strict=True):
+            report.end(pickle.loads(result))
+        self._batches.done(len(results), seconds)
+        self._batches.ended(self)
 
     def _timeout(self, soft: bool, timeout: float) -> None:
-        """Leave it to `_lost`, which comes after the hard limit too."""
-        if len(self._requests) == 1:
-            self._requests[0].on_timeout(soft, timeout)
+        kind = "soft" if soft else "hard"
+        ends = self._progress.ends(len(self.reports))
+        for report, end in zip(self.reports, ends, strict=True):
+            if end is End.BEGUN:
+                logger.warning("%s time limit (%g s): %s", kind, timeout, report.id)
 
-    def _lost(self, error: Any) -> None:
-        """Do them one by one: one of them took the process along, or was too slow."""
-        if len(self._requests) == 1:
-            self._requests[0].on_failure(error)
-            return
-        for request in self._requests:
-            self._batching.alone(request)
+    def _lost(self, error: ExceptionInfo) -> None:
+        """Its process is gone, or it was interrupted between two reports.
+
+        What was done before has its end. What was at work is to blame, and the rest is
+        done as if nothing had happened.
+        """
+        ends = self._progress.ends(len(self.reports))
+        self._progress.close()
+        reports = list(zip(self.reports, ends, strict=True))
+        for report, end in reports:
+            if end in TOLD:
+                report.end(TOLD[end])
+        begun = [report for report, end in reports if end is End.BEGUN]
+        rest = [report for report, end in reports if end is End.NOT_BEGUN]
+        if len(begun) == 1 and not (rest and is_terminated(error)):
+            begun.pop().fail(error)
+        self._batches.ended(self, again=rest, alone=begun)
 
 
 def _job(request: Request) -> tuple[Any, ...]:
@@ -182,13 +333,14 @@ def _job(request: Request) -> tuple[Any, ...]:
 
 
 def trace_all(
-    trace: Callable[..., Any], jobs: list[tuple[Any, ...]]
-) -> tuple[list[Any], float]:
+    trace: Callable[..., Any], jobs: list[tuple[Any, ...]], place: int | None
+) -> tuple[list[bytes], float]:
     """Run tasks one after another, in a process of the pool.
 
     Args:
         trace: Celery's function that runs a task, whatever happens in it.
         jobs: Its arguments for each task.
+        place: Where each one's end is noted; see `progress`.
 
     Returns:
         What it returned for each, pickled, and the seconds that all took. Celery's
@@ -196,4 +348,10 @@ def trace_all(
         it is young, before it adds up.
     """
     started = time.monotonic()
-    return [pickle.dumps(trace(*job)) for job in jobs], time.monotonic() - started
+    results = []
+    for number, job in enumerate(jobs):
+        note(place, number, End.BEGUN)
+        result = trace(*job)
+        note(place, number, end_of(result))
+        results.append(pickle.dumps(result))
+    return results, time.monotonic() - started

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +80,18 @@ class Connection(kombu.Connection):
         options = dict(known["transport_options"] or {})
         options.pop("frame_handler", None)
         return {**known, "transport_options": options}
+
+    def drop(self) -> None:
+        """Leave without AMQP's words for that: it may be frozen, and never answer."""
+        raw = self._connection
+        with suppress(Exception):  # as it is broken
+            raw.transport.sock.settimeout(0)  # no TLS goodbye either
+            raw.collect()
+
+    def limit_waits(self, seconds: float) -> None:
+        """Have no wait for the broker take longer from now on."""
+        with suppress(AttributeError, OSError):  # not AMQP, or lost
+            self._connection.transport.sock.settimeout(seconds)
 
     def drain_events(self, **kwargs: Any) -> Any:
         """Wait for an event.

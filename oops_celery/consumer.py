@@ -18,13 +18,16 @@ from typing import Any
 import celery.worker.request
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown
+from celery.worker import state
 from celery.worker.consumer.consumer import Consumer as CelerysConsumer
 from celery.worker.state import task_ready
 from kombu import Message
 from vine import promise
 
-from oops_celery import adoption, deadletters, incoming, wire
+from oops_celery import adoption, deadletters, incoming, suspects, wire
 from oops_celery.acknowledging import Acknowledger
+from oops_celery.batching import Batches
+from oops_celery.celery import Connection
 from oops_celery.consumers import ConsumerFailed
 from oops_celery.publishing import TASK_NAME
 from oops_celery.receiving import NotTaken
@@ -41,6 +44,9 @@ GIVE_BACK_PAUSE = 1.0
 
 #: Seconds before a broker that has refused something is asked again.
 REFUSED_PAUSE = 2.0
+
+#: Seconds that the broker may take for each answer when the worker ends.
+STOP_TIMEOUT = 2.0
 
 #: What a task raises to say what becomes of its message; and a revoked one's end.
 _ANSWERS = (Reject, Ignore, Retry, Terminated)
@@ -73,6 +79,7 @@ class Consumer(CelerysConsumer):
                 if "delayed_delivery" not in step
             ),
             "oops_celery.dispatching:Dispatching",
+            "oops_celery.watchdog:Watchdog",
         )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -80,6 +87,11 @@ class Consumer(CelerysConsumer):
         # of revoked tasks, and of elections. We have neither.
         alone = {"without_mingle": True, "without_gossip": True}
         super().__init__(*args, **{**kwargs, **alone})
+        #: Where reports wait for the pool; None where they need not.
+        self.batches: Batches | None = None
+        if self.hub and self.pool.uses_semaphore:
+            consumers = self.app.topology.consumers
+            self.batches = Batches(self, sum(one.consumer_count for one in consumers))
         #: Acknowledgements and rejections, until the loop comes to them.
         self._answers: deque[Callable[[], Any]] = deque()
         self._answer_soon = promise(self._answer)
@@ -112,9 +124,24 @@ class Consumer(CelerysConsumer):
         super().on_connection_error_before_connected(exc)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Try again; see `_refused`."""
+        """Drop what came over this connection, and try again; see `_refused`."""
+        if self.batches:
+            self.batches.connection_lost()
         self._refused(exc)
+        for connection in self._connections():
+            connection.drop()
         super().on_connection_error_after_connected(exc)
+
+    def _connections(self) -> list[Connection]:
+        """Return the one that messages come over, and the one for events."""
+        events = self.event_dispatcher and self.event_dispatcher.connection
+        return [one for one in (self.connection, events) if one is not None]
+
+    def on_close(self) -> None:
+        """Begin nothing more of what came: the connection is lost, or we stop."""
+        if self.batches:
+            self.batches.drop_waiting()
+        super().on_close()
 
     def _refused(self, error: Exception) -> None:
         """Do not ask a broker that refuses (rights, a password) without a pause.
@@ -161,7 +188,9 @@ class Consumer(CelerysConsumer):
             self.hub.call_later(EVENTS_PAUSE, self._flush_events)
 
     def stop(self) -> None:
-        """Send the events that wait, and stop."""
+        """Send the events that wait, and stop, also where the network is frozen."""
+        for connection in self._connections():
+            connection.limit_waits(STOP_TIMEOUT)
         with suppress(*self.connection_errors):
             self._flush_events()
         super().stop()
@@ -259,6 +288,14 @@ class Request(celery.worker.request.Request):
         return self.reject(requeue=True)
 
 
+def _is_stopping() -> bool:
+    """Whether the worker was told to end, and perhaps all its processes with it."""
+    return any(
+        told is not None and told is not False
+        for told in (state.should_stop, state.should_terminate)
+    )
+
+
 def _error_of(exc_info: Any) -> BaseException:
     error: BaseException = getattr(exc_info.exception, "exc", exc_info.exception)
     return error
@@ -269,11 +306,23 @@ class ReportRequest(Request):
 
     settled = (NotTaken, wire.Undecodable, *_ANSWERS)
 
+    def on_success(self, failed__retval__runtime: Any, **kwargs: Any) -> Any:
+        """Know nothing against a report that has an outcome."""
+        if not failed__retval__runtime[0]:
+            suspects.forget(self.id)
+        return super().on_success(failed__retval__runtime, **kwargs)
+
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """Park a report that ended by chance, or took its process along, once more."""
         error = _error_of(exc_info)
-        again = self.delivery_info["redelivered"] and not self._already_cancelled
-        if again and not isinstance(error, self.settled) and self._is_parked(error):
+        if isinstance(error, self.settled):
+            suspects.forget(self.id)
+        elif (
+            not (self._already_cancelled or _is_stopping())
+            and suspects.add(self.id) > 1
+            and self._is_parked(error)
+        ):
+            suspects.forget(self.id)
             return None
         return super().on_failure(exc_info, *args, **kwargs)
 

@@ -76,7 +76,7 @@ class Lane:
         self._entry = entry
         self._consumer: kombu.Consumer | None = None
         self._waiting: deque[Message] = deque()
-        self._at_work: set[_Work] = set()
+        self._at_work: set[object] = set()
         self._beginning = False
         self._lock = RLock()
 
@@ -123,10 +123,6 @@ class Lane:
         """Begin nothing more; what is at work comes to its end."""
         with self._lock:
             self._waiting.clear()
-            # When the connection was lost, the prefork pool has dropped what no process
-            # had begun with.
-            if self._celery.pool.uses_semaphore:
-                self._at_work = {work for work in self._at_work if work.accepted}
         if self._consumer is not None:
             ignore_errors(self._celery.connection, self._consumer.cancel)
 
@@ -155,7 +151,7 @@ class Lane:
 
     def _begin(self, message: Message) -> None:
         celery = self._celery
-        work = _Work()
+        work = object()
 
         def acknowledge(*args: Any) -> None:
             celery.call_soon_ack(message.ack_log_error, *args)
@@ -169,30 +165,14 @@ class Lane:
         try:
             adoption.adopt_message(celery.app, message, self._entry.consumer)
             start = celery.strategies[self._entry.consumer]
-            callbacks = [*celery.on_task_message, work.begin]
-            start(message, None, acknowledge, reject, callbacks)
+            start(message, None, acknowledge, reject, celery.on_task_message)
         except Exception:  # anything would end Celery's consumer
             logger.exception("a message of queue %s goes back", self._entry.queue)
             self._at_work.discard(work)
             args = (logger, celery.connection_errors, True)
             celery.timer.call_after(GIVE_BACK_PAUSE, message.reject_log_error, args)
 
-    def _finished(self, work: _Work) -> None:
+    def _finished(self, work: object) -> None:
         with self._lock:
             self._at_work.discard(work)
         self._advance()
-
-
-class _Work:
-    """A message that was given to the pool."""
-
-    def __init__(self) -> None:
-        self._request: Any = None
-
-    def begin(self, request: Any) -> None:
-        self._request = request
-
-    @property
-    def accepted(self) -> bool:
-        """Whether a process has begun with it."""
-        return self._request is not None and self._request.time_start is not None

@@ -12,11 +12,14 @@ from typing import Any
 import celery.apps.worker
 from celery import signals
 from celery.app.defaults import DEFAULTS as CELERYS_DEFAULTS
+from celery.concurrency import prefork
+from celery.concurrency.base import BasePool
 
 from oops_celery import logs
 from oops_celery.batching import MAX_REPORTS
 from oops_celery.celery import App, for_a_person
 from oops_celery.imports import check_imports, guarded, load
+from oops_celery.pool import Pool
 from oops_celery.settings import SettingsError
 from oops_celery.topology import TopologyError
 
@@ -35,6 +38,7 @@ class Worker(celery.apps.worker.Worker):
 
     #: Messages that are prefetched for each place of the pool.
     prefetch_multiplier: int
+    pool_cls: type[BasePool]
 
     def on_before_init(self, **kwargs: Any) -> None:
         """Check what can be checked without a broker."""
@@ -46,6 +50,8 @@ class Worker(celery.apps.worker.Worker):
         """Set logging up, then call the startup handler: nothing is connected yet."""
         super().on_init_blueprint()
         logs.escape_all()
+        if self.pool_cls is prefork.TaskPool:
+            self.pool_cls = Pool
         setting = "worker_prefetch_multiplier"
         usual = self.prefetch_multiplier == CELERYS_DEFAULTS[setting]
         if (

@@ -7,14 +7,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import ANY
 
 import kombu
 import pytest
+from billiard.exceptions import Terminated, WorkerLostError
+from celery.exceptions import Reject, Retry
 from conftest import QUICK_TOPOLOGY, Node, Worker, eventually
-from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 
-from oops_celery import Publisher, Topology, batching, wire
-from oops_celery.batching import MAX_BYTES, MAX_REPORTS, MAX_SECONDS
+from oops_celery import Publisher, Topology, batching, progress, suspects, wire
+from oops_celery.batching import MAX_BYTES, MAX_REPORTS, MAX_SECONDS, MAX_WAITED
+from oops_celery.progress import End
+from oops_celery.receiving import NotTaken
 
 # -- What goes together: no broker ----------------------------------------------------
 
@@ -46,24 +50,32 @@ class Request:
     def on_failure(self, error: Any) -> None:
         self.said.append(error)
 
-    def execute_using_pool(self, pool: Pool) -> None:
-        pool.apply_async(None, args=(None, [(None, self.id)]))
-
 
 class Pool:
     """Keeps what it is given; `end` says what became of it."""
 
-    def __init__(self, places: LaxBoundedSemaphore) -> None:
-        self._places = places
+    num_processes = 1
+
+    def __init__(self) -> None:
         self.jobs: list[tuple[list[str], dict[str, Any]]] = []
+        self.place: int | None = None
 
-    def apply_async(self, _: Any, args: Any, **callbacks: Any) -> None:
+    def apply_async(self, _: Any, args: Any, **callbacks: Any) -> bool:
         self.jobs.append(([job[1] for job in args[1]], callbacks))
+        self.place = args[2]
+        return True
 
-    def end(self, how: str = "callback", *result: Any) -> None:
+    def accept(self) -> None:
+        self.jobs[0][1]["accept_callback"](1, 0.0)
+
+    def end(self, how: str, *result: Any) -> None:
         _, callbacks = self.jobs.pop(0)
-        callbacks.get(how, lambda *_: None)(*result)
-        self._places.release()
+        callbacks[how](*result)
+
+    def note(self, *ends: End) -> None:
+        """Come so far, as a process does."""
+        for number, end in enumerate(ends):
+            progress.note(self.place, number, end)
 
     def finish(self, seconds: float = 0.0) -> None:
         count = len(self.jobs[0][0])
@@ -76,27 +88,14 @@ class Pool:
 
 
 @pytest.fixture
-def places() -> LaxBoundedSemaphore:
-    return LaxBoundedSemaphore(1)
+def pool() -> Pool:
+    return Pool()
 
 
 @pytest.fixture
-def pool(places: LaxBoundedSemaphore) -> Pool:
-    return Pool(places)
-
-
-@pytest.fixture
-def batch(places: LaxBoundedSemaphore, pool: Pool) -> batching._Batching:
-    def alone(request: Request) -> None:
-        places.acquire(begin, request)
-
-    def begin(request: Request) -> None:
-        request.execute_using_pool(pool)
-
-    consumer = SimpleNamespace(
-        controller=SimpleNamespace(semaphore=places), pool=pool, on_task_request=alone
-    )
-    return batching._Batching(consumer)
+def batch(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> batching.Batches:
+    monkeypatch.setattr(batching, "task_ready", lambda request: None)
+    return batching.Batches(SimpleNamespace(pool=pool))
 
 
 def names(*numbers: int) -> list[str]:
@@ -114,7 +113,7 @@ def test_what_came_while_all_were_busy_goes_together(batch: Any, pool: Pool) -> 
         batch.on_task_request(request)
     pool.finish()
     assert pool.at_work == [names(1, 2, 3, 4)]
-    pool.jobs[0][1]["accept_callback"](1, 0.0)
+    pool.accept()
     pool.finish()
     assert requests[4].said == ["accepted", (0, "ok", 0.0)]
     batch.on_task_request(Request(5))
@@ -160,39 +159,157 @@ def test_slow_reports_go_one_by_one_until_they_are_quick_again(
 
 
 def test_what_comes_again_goes_alone(batch: Any, pool: Pool) -> None:
-    """It may have taken its process along."""
-    for number in range(4):
-        batch.on_task_request(Request(number, redelivered=number == 2))
-    pool.finish()
-    assert pool.at_work == [names(1, 3)]
-    pool.finish()
-    assert pool.at_work == [names(2)]
+    """One may have ended the whole worker: it must not do so again before the rest."""
+    for number in range(6):
+        batch.on_task_request(Request(number, redelivered=number in (1, 2, 4)))
+    for together in ((3, 5), (4,), (2,), (1,)):
+        pool.finish()
+        assert pool.at_work == [names(*together)]
 
 
-@pytest.mark.parametrize("how", ["error_callback", "hard limit"])
-def test_a_lost_batch_is_done_again_one_by_one(
-    batch: Any, pool: Pool, how: str
-) -> None:
-    for number in range(4):
+def test_what_comes_again_does_not_wait_for_ever(batch: Any, pool: Pool) -> None:
+    batch.on_task_request(Request(0))
+    batch.on_task_request(Request(1, redelivered=True))
+    for number in range(2, 2 * MAX_WAITED):
         batch.on_task_request(Request(number))
+        pool.finish()
+        if pool.at_work == [names(1)]:
+            return
+    raise AssertionError("it waited")
+
+
+LOST = SimpleNamespace(exception=WorkerLostError())
+
+
+def lose(batch: Any, pool: Pool, *ends: End, how: Any = LOST) -> list[Request]:
+    """Have a batch at work, and its process lost when it was so far."""
+    requests = [Request(number) for number in range(len(ends))]
+    batch.on_task_request(Request(100))
+    for request in requests:
+        batch.on_task_request(request)
     pool.finish()
-    if how == "hard limit":  # both are called
-        pool.jobs[0][1]["timeout_callback"](soft=False, timeout=1.0)
-    pool.end("error_callback", "lost")
+    assert pool.at_work == [[request.id for request in requests]]
+    pool.accept()
+    pool.note(*ends)
+    pool.end("error_callback", how)
+    return requests
+
+
+def test_a_lost_process_ends_one_report_and_the_rest_goes_on(
+    batch: Any, pool: Pool
+) -> None:
+    kept, retried, failed, given_back, begun, *rest = lose(
+        batch,
+        pool,
+        *(End.KEPT, End.RETRIED, End.FAILED, End.OPEN, End.BEGUN),
+        *(End.NOT_BEGUN, End.NOT_BEGUN),
+    )
+    assert kept.said[1][0] == 0
+    for request, kind in ((retried, Retry), (failed, NotTaken), (given_back, Reject)):
+        assert isinstance(request.said[1][1].exception, kind)
+    assert given_back.said[1][1].exception.requeue
+    assert begun.said == ["accepted", LOST]
+    assert [request.said for request in rest] == [["accepted"]] * 2
+    assert pool.at_work == [names(5, 6)]
+
+
+def test_where_nothing_is_known_each_is_done_again_alone(
+    batch: Any, pool: Pool
+) -> None:
+    """A process that was not forked notes nothing here."""
+    requests = lose(batch, pool, End.NOT_BEGUN, End.NOT_BEGUN, End.NOT_BEGUN)
     done = []
     while pool.jobs:
-        assert len(pool.at_work) == 1
         done += pool.at_work
-        pool.end()
-    assert done == [names(1), names(2), names(3)]
+        pool.finish()
+    assert sorted(done) == [names(0), names(1), names(2)]
+    assert all(one.said[-1] == (0, "ok", 0.0) for one in requests)
+
+
+def test_a_revoked_report_is_no_fault_of_the_one_at_work(
+    batch: Any, pool: Pool
+) -> None:
+    how = SimpleNamespace(exception=Terminated(15))
+    lose(batch, pool, End.BEGUN, End.NOT_BEGUN, how=how)
+    assert pool.at_work == [names(1)]
+    pool.finish()
+    assert pool.at_work == [names(0)]
 
 
 def test_a_lost_process_of_one_report_is_its_own_doing(batch: Any, pool: Pool) -> None:
     request = Request(0)
     batch.on_task_request(request)
-    pool.end("error_callback", "lost")
-    assert request.said == ["lost"]
+    pool.end("error_callback", LOST)
+    assert request.said == [LOST]
     assert pool.jobs == []
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_report_at_work_when_the_connection_is_lost_is_done_once(
+    batch: Any, pool: Pool, early: bool
+) -> None:
+    """Its message comes again, before or after the end, and gets that."""
+    first = [Request(number) for number in range(3)]
+    for request in first:
+        batch.on_task_request(request)
+    pool.finish()
+    pool.accept()
+    waits = Request(9)
+    batch.on_task_request(waits)
+    batch.connection_lost()
+    if not early:
+        pool.finish()
+    again = [Request(number, redelivered=True) for number in range(3)]
+    for request in again[1:]:
+        batch.on_task_request(request)
+    if early:
+        pool.finish()
+    assert [request.said for request in first[1:]] == [["accepted"]] * 2
+    assert [request.said for request in again[1:]] == [["accepted", (0, "ok", 0.0)]] * 2
+    assert pool.jobs == []
+    assert waits.said == []
+
+
+def test_another_report_of_the_same_id_is_another_report(
+    batch: Any, pool: Pool
+) -> None:
+    batch.on_task_request(Request(0))
+    batch.connection_lost()
+    batch.on_task_request(Request(0, size=11))
+    pool.finish()
+    assert pool.at_work == [names(0)]
+
+
+def test_a_lost_process_and_a_lost_connection(batch: Any, pool: Pool) -> None:
+    """What comes again is done again, each place is given back once."""
+    for number in range(3):
+        batch.on_task_request(Request(number))
+    pool.finish()
+    pool.accept()
+    pool.note(End.KEPT, End.BEGUN)
+    batch.connection_lost()
+    pool.end("error_callback", LOST)
+    again = [Request(number, redelivered=True) for number in (1, 2)]
+    for request in again:
+        batch.on_task_request(request)
+    assert again[0].said == ["accepted", (0, ANY, 0.0)]
+    assert pool.at_work == [names(2)]
+    assert suspects.add("r2") == 2
+    suspects.forget("r2")
+
+
+def test_places_for_other_tasks_are_left_to_them(pool: Pool) -> None:
+    pool.num_processes = 5
+    batch = batching.Batches(SimpleNamespace(pool=pool), others=3)
+    for number in range(4):
+        batch.on_task_request(Request(number))  # type: ignore[arg-type]
+    assert pool.at_work == [names(0), names(1)]
+
+
+def test_a_pool_that_ends_takes_nothing(batch: Any, pool: Pool) -> None:
+    pool.apply_async = lambda *_, **__: None  # type: ignore[method-assign,assignment]
+    batch.on_task_request(Request(0))
+    assert not batch.is_at_work
 
 
 def test_an_end_that_cannot_be_told_is_its_own(
@@ -208,21 +325,21 @@ def test_an_end_that_cannot_be_told_is_its_own(
     assert "r2 is done, and stays with the broker" in caplog.text
 
 
-def test_a_revoked_one_is_left_out(batch: Any, pool: Pool, places: Any) -> None:
+def test_a_revoked_one_is_left_out(batch: Any, pool: Pool) -> None:
     for number in range(4):
         batch.on_task_request(Request(number, revoked=number in (1, 3)))
     pool.finish()
     assert pool.at_work == [names(2)]
     pool.finish()
-    assert places.value == 1
+    assert pool.jobs == []
 
 
-def test_only_revoked_ones_take_no_place(batch: Any, pool: Pool, places: Any) -> None:
+def test_only_revoked_ones_take_no_place(batch: Any, pool: Pool) -> None:
     for number in range(3):
         batch.on_task_request(Request(number, revoked=number > 0))
     pool.finish()
     assert pool.jobs == []
-    assert places.value == 1
+    assert not batch.is_at_work
 
 
 # -- With a worker --------------------------------------------------------------------

@@ -17,9 +17,9 @@ from typing import Any
 import kombu
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
-from conftest import QUICK_TOPOLOGY, Node, Worker, environment, eventually
+from conftest import QUICK_TOPOLOGY, ROOT, Node, Worker, environment, eventually
 
-from oops_celery import Publisher, wire
+from oops_celery import Publisher, Topology, wire
 from oops_celery.consumer import ReportRequest
 
 StartWorker = Callable[..., Worker]
@@ -429,7 +429,7 @@ def test_a_chance_end_gives_a_report_back_and_a_second_one_parks_it(
     class Request(ReportRequest):
         id = "r"
         app = SimpleNamespace(oops=SimpleNamespace(queue="oopses"))
-        delivery_info = {"redelivered": again}  # noqa: RUF012
+        delivery_info = {"redelivered": True}  # noqa: RUF012 - which means nothing
         message = None
 
         def __init__(self) -> None:
@@ -448,6 +448,7 @@ def test_a_chance_end_gives_a_report_back_and_a_second_one_parks_it(
         done.append(reason)
 
     monkeypatch.setattr("oops_celery.deadletters.park_message", park)
+    monkeypatch.setattr("oops_celery.suspects._times", {"r": 1} if again else {})
     error = SoftTimeLimitExceeded(2)
     Request().on_failure(SimpleNamespace(exception=error))
     assert done == (
@@ -492,6 +493,20 @@ def test_a_broker_that_refuses_is_said_in_a_line(broker: Node, tmp_path: Path) -
 
 
 @pytest.mark.restarts
+def test_a_queue_of_version_0_1_is_used_as_it_is(
+    broker: Node, worker: StartWorker, run: Callable[..., str]
+) -> None:
+    """It keeps its delivery limit of 10: that is said, and stops nobody."""
+    packaged = (ROOT / "oops_celery/topology.yml").read_text()
+    old = Topology.parse(packaged.replace("limit: 20000", "limit: 10"))
+    with kombu.Connection(broker.url) as connection:
+        assert old.declare(connection.channel) == []
+    started = worker("-c", "1")
+    assert "x-delivery-limit" in started.text()
+    run("import oops_celery; assert oops_celery.publisher({'k': 1})")
+    eventually(started.files)
+
+
 def test_rights_that_come_back_are_used(
     broker: Node, worker: StartWorker, publish: Publisher
 ) -> None:

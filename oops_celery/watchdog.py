@@ -1,0 +1,78 @@
+"""The last line against a worker that is stuck: it says so, and takes a new connection.
+
+Nothing is known that could bring that about; the fault suite fails if it ever happens.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from contextlib import suppress
+from typing import Any
+
+from celery import bootsteps
+from celery.worker import state
+
+#: Seconds between two looks, and looks in a row that must find the same.
+PAUSE = 5.0
+LOOKS = 6
+
+#: What the log says.
+STUCK = "stuck: it has messages, and has begun none"
+
+logger = logging.getLogger(__name__)
+
+
+class Watchdog(bootsteps.StartStopStep):
+    """A step of Celery's consumer that looks whether messages are begun.
+
+    Args:
+        consumer: Celery's consumer.
+    """
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, _: Any, **__: Any) -> None:
+        self._timer: Any = None
+        #: Looks in a row that found messages, and none of them at work; and how many
+        #: had been begun, ever, at the first of them.
+        self._looks = 0
+        self._begun = 0
+
+    def start(self, consumer: Any) -> None:
+        """Look from now on."""
+        self._looks = 0
+        self._timer = consumer.timer.call_repeatedly(PAUSE, self._look, (consumer,))
+
+    def stop(self, _: Any) -> None:
+        """Look no longer."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _look(self, consumer: Any) -> None:
+        begun = state.all_total_count[0]
+        batches = consumer.batches
+        busy = state.active_requests or (batches and batches.is_at_work)
+        if busy or not state.reserved_requests or begun != self._begun:
+            self._looks, self._begun = 0, begun
+            return
+        self._looks += 1  # not seconds: the whole worker may have been frozen
+        if self._looks >= LOOKS:
+            self._looks = 0
+            self._bark(consumer)
+
+    def _bark(self, consumer: Any) -> None:
+        logger.critical(
+            "%s for %g s: %d messages; %s; processes: %s; it takes a new connection",
+            STUCK,
+            PAUSE * LOOKS,
+            len(state.reserved_requests),
+            consumer.batches or "no batches",
+            consumer.pool.info.get("processes", consumer.pool.num_processes),
+        )
+        if consumer.batches:
+            consumer.batches.forget()
+        with suppress(AttributeError, OSError):  # not AMQP; or it is lost already
+            raw = consumer.connection.connection
+            raw.transport.sock.shutdown(socket.SHUT_RDWR)
