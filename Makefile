@@ -7,9 +7,11 @@ READY := $(VENV)/.ready
 OLD := $(VENV)/oops-amqp
 TESTS ?= tests --ignore tests/faults
 SECONDS ?= 600
+RUNS ?= 20
+LOSSES ?= 12
 
 .DEFAULT_GOAL := help
-.PHONY: help run fail test test-faults test-protections soak memory bench lint worker flower clean setup rabbitmq chromium screenshots
+.PHONY: help run fail test test-faults test-protections soak soak-losses memory bench lint worker flower clean setup rabbitmq chromium screenshots
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -31,6 +33,9 @@ test-protections: $(READY) rabbitmq  ## Take out each protection: its tests must
 
 soak: $(READY) rabbitmq  ## Have faults at random, and count the reports: SECONDS=600 SEED=1
 	@cd tests && exec $(abspath $(BIN))/python -m faults.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+soak-losses: $(READY) rabbitmq  ## Lose connections again and again: RUNS=200 LOSSES=12 SEED=1
+	@cd tests && exec $(abspath $(BIN))/python -m faults.losses --runs $(RUNS) --losses $(LOSSES) --seed $(or $(SEED),1) $(OPTIONS)
 
 memory: $(READY) rabbitmq  ## Measure the worker's memory, over 100,000 reports
 	@cd tests && exec $(abspath $(BIN))/python -m faults.memory

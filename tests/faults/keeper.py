@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ def keep(report: dict[str, Any]) -> list[str]:
             time.sleep(0.1)
         elif order == "hang":
             time.sleep(3600)
+        elif order == "verbose":
+            raise OSError("x" * 100_000)
         elif order in errno.errorcode.values():
             number = getattr(errno, order)
             raise OSError(number, os.strerror(number))
@@ -39,6 +42,13 @@ def keep(report: dict[str, Any]) -> list[str]:
 def obey(order: str | None, report_id: str) -> None:
     if order == "exit":
         os._exit(9)
+    if order == "kill the worker":
+        os.killpg(os.getppid(), signal.SIGKILL)
+    if order == "verbose once" and is_first(report_id):
+        raise OSError("x" * 100_000)
+    if order == "count":
+        with (HOME / f"seen-{report_id}").open("ab", buffering=0) as file:
+            file.write(b".")
     if order in ("sleep 1", "sleep 10"):
         time.sleep(int(order.split()[1]))
     if order == "hang" or (order == "hang once" and is_first(report_id)):

@@ -39,8 +39,9 @@ class Ledger:
 
     @property
     def twice(self) -> list[str]:
-        """Ids with two files in the repository."""
-        return sorted(one for one, files in self.kept.items() if files > 1)
+        """Ids with two files in the repository, or two dead letters."""
+        there = (*self.kept.items(), *self.parked.items())
+        return sorted({one for one, times in there if times > 1})
 
     @property
     def both(self) -> list[str]:

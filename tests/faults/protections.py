@@ -83,8 +83,8 @@ PROTECTIONS = (
         (
             (
                 "oops_celery/batching.py",
-                "self._batching.alone(request)",
-                "request.on_failure(error)",
+                "self._batches.ended(self, again=rest, alone=begun)",
+                "self._batches.ended(self)",
             ),
             (
                 "tasks/republish.py",
@@ -106,20 +106,96 @@ PROTECTIONS = (
         ("test_reports.py::test_a_report_that_kills_its_process_is_parked",),
     ),
     Protection(
-        "what may have killed its process goes alone",
+        "what may have killed the whole worker goes alone, and last",
         (
             (
                 "oops_celery/batching.py",
-                'if request.delivery_info["redelivered"]:',
-                "if False:",
-            ),
-            (
-                "oops_celery/batching.py",
-                "self._batching.alone(request)",
-                "request.on_failure(error)",
+                "(self._alone if redelivered else self._waiting)",
+                "self._waiting",
             ),
         ),
-        ("test_reports.py::test_a_report_that_kills_its_process_is_parked",),
+        (
+            "test_reports.py"
+            "::test_a_report_that_kills_the_whole_worker_keeps_nobody_waiting",
+        ),
+    ),
+    Protection(
+        "a lost connection, and the end of a worker, leave no message half done",
+        (("oops_celery/worker.py", "self.pool_cls = Pool", "pass"),),
+        tuple(
+            f"test_losses.py::{test}"
+            for test in (
+                "test_what_is_half_read_when_the_connection_is_lost",
+                "test_what_is_half_written_when_the_connection_is_lost",
+                "test_the_end_of_a_worker_comes_after_what_is_half_written",
+                "test_twelve_losses_while_processes_have_much_to_say",
+            )
+        ),
+    ),
+    Protection(
+        "a report at work is told to its message that comes again",
+        (
+            (
+                "oops_celery/batching.py",
+                "report = self._lost.pop(request.id, None)",
+                "report = None",
+            ),
+        ),
+        tuple(
+            "test_losses.py::test_a_report_at_work_when_the_connection_is_lost_is_done"
+            f"_once[{losses}]"
+            for losses in (1, 3)
+        ),
+    ),
+    Protection(
+        "a report is judged by its own processes, and not while the worker ends",
+        (
+            (
+                "oops_celery/consumer.py",
+                "not (self._already_cancelled or _is_stopping())\n"
+                "            and suspects.add(self.id) > 1",
+                'self.delivery_info["redelivered"]',
+            ),
+        ),
+        (
+            "test_losses.py::test_an_innocent_report_is_not_judged_by_lost_connections",
+            "test_signals.py::test_supervisord_that_stops_the_group",
+            *(
+                f"test_signals.py::test_sigterm_to_all_processes[{signals}]"
+                for signals in ("once", "twice", "twice_at_once", "processes_first")
+            ),
+        ),
+    ),
+    Protection(
+        "a delivery limit that no network reaches",
+        (
+            (
+                "oops_celery/topology.yml",
+                "x_delivery_limit: 20000",
+                "x_delivery_limit: 10",
+            ),
+        ),
+        ("test_losses.py::test_a_network_that_flaps_parks_nothing",),
+    ),
+    Protection(
+        "a worker waits for no answer of a connection that it leaves",
+        (
+            ("oops_celery/consumer.py", "connection.drop()", "pass"),
+            ("oops_celery/consumer.py", "connection.limit_waits(STOP_TIMEOUT)", "pass"),
+        ),
+        tuple(
+            f"test_losses.py::{test}[to the {end}]"
+            for test in (
+                "test_a_frozen_network_is_a_lost_connection",
+                "test_sigterm_while_the_network_is_frozen",
+            )
+            for end in ("broker", "worker")
+        ),
+    ),
+    Protection(
+        "a watchdog",
+        (("oops_celery/consumer.py", '"oops_celery.watchdog:Watchdog",', ""),),
+        ("test_losses.py::test_the_watchdog_takes_a_new_connection",),
     ),
     Protection(
         "acks_on_timeout=False: what hangs comes again",
@@ -260,6 +336,18 @@ WITHOUT = {
     ),
     **dict.fromkeys(
         under_load("repository_gone"), "DateDirRepo makes the folder that it needs"
+    ),
+    **dict.fromkeys(
+        (
+            "test_losses.py::test_sixty_losses",
+            *(
+                f"test_losses.py::test_twelve_losses[{kind}]"
+                for kind in (
+                    *("batches", "one by one", "threads", "solo", "gevent", "eventlet"),
+                )
+            ),
+        ),
+        "by chance, of what the other tests there show one by one",
     ),
     "test_cluster.py::test_the_commands_for_watching_say_what_is_wrong": "of docs/",
     "test_cluster.py::test_a_node_that_comes_later_gets_its_copies": "of docs/",

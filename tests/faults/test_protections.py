@@ -19,7 +19,8 @@ def test_its_edits_take_it_out(protection: Protection) -> None:
     for file, text, instead in protection.edits:
         source = (ROOT / file).read_text()
         assert text in source, file
-        compile(source.replace(text, instead), file, "exec")
+        if file.endswith(".py"):
+            compile(source.replace(text, instead), file, "exec")
 
 
 def test_every_test_of_a_fault_is_in_the_list() -> None:

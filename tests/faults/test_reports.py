@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 
 import pytest
 from conftest import eventually
@@ -29,6 +30,25 @@ def test_a_report_that_kills_its_process_is_parked(celery_setup: Setup) -> None:
     ledger = celery_setup.settle()
     ledger.assert_nothing_lost()
     assert set(ledger.parked) == set(deadly)
+
+
+def test_a_report_that_kills_the_whole_worker_keeps_nobody_waiting(
+    celery_setup: Setup,
+) -> None:
+    """RabbitMQ sends it first each time; it is tried when the others are done."""
+    worker, broker = celery_setup.worker.container, celery_setup.broker
+    with celery_setup.worker.pause():
+        for number in range(60):
+            deadly = {"order": "kill the worker"} if number == 30 else {}
+            celery_setup.load.report(**deadly)
+    for _ in range(6):
+        assert worker.wait() == -signal.SIGKILL
+        if sum(broker.counts()["oopses"]) <= 2:  # and what was at work beside it
+            break
+        worker.launch()
+    assert sum(broker.counts()["oopses"]) <= 2
+    assert celery_setup.records.count_kept() == 59
+    assert broker.ids(DEAD) == []
 
 
 def test_a_report_at_work_when_the_broker_restarts(celery_setup: Setup) -> None:
