@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -41,6 +42,9 @@ MAX_BYTES = 1_000_000
 #: Seconds that a batch should take: so long may a report wait for those before it, and
 #: so long does the end of a worker take.
 MAX_SECONDS = 0.1
+
+#: Seconds for which it waits for what comes after it.
+ALONE_PAUSE = 0.1
 
 #: Batches for which a report that came again waits, at most.
 MAX_WAITED = 100
@@ -79,9 +83,10 @@ class Batches:
     def __init__(self, consumer: Any, others: int = 0) -> None:
         self._consumer = consumer
         self._others = others
-        #: What comes again goes alone, after what is new, and the last one first: one
-        #: may have ended the whole worker, and RabbitMQ puts that one to the front.
+        #: What comes again goes alone, after what is new, and in any order: one may
+        #: have ended the worker, and RabbitMQ puts it back to its place each time.
         self._alone: deque[Request] = deque()
+        self._alone_from = 0.0
         #: Batches in a row for which those have waited.
         self._waited = 0
         self._waiting: deque[Request] = deque()
@@ -102,6 +107,10 @@ class Batches:
             report.goes_on_as(request)
             return
         redelivered = request.delivery_info["redelivered"]
+        if redelivered and not self._alone:
+            self._alone_from = time.monotonic() + ALONE_PAUSE
+        if redelivered:
+            self._consumer.timer.call_after(ALONE_PAUSE, self._begin)
         (self._alone if redelivered else self._waiting).append(request)
         self._begin()
 
@@ -181,7 +190,10 @@ class Batches:
         requests: list[Request] = []
         size = 0
         self._waited += 1
-        while self._alone and (not self._waiting or self._waited > MAX_WAITED):
+        may_come = time.monotonic() >= self._alone_from
+        last = not self._waiting or self._waited > MAX_WAITED
+        while self._alone and may_come and last:
+            self._alone.rotate(random.randrange(len(self._alone)))
             request = self._alone.pop()
             if not request.revoked():
                 self._waited = 0
