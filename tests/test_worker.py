@@ -597,13 +597,12 @@ def test_beside_another_celery_worker_both_with_default_names(
 def test_a_queue_of_version_0_1_is_used_as_it_is(
     broker: Node, worker: StartWorker, run: Callable[..., str]
 ) -> None:
-    """It keeps its delivery limit of 10: that is said, and stops nobody."""
+    """It keeps its delivery limit of 10, which RabbitMQ 3.10 does not compare."""
     packaged = (ROOT / "oops_celery/topology.yml").read_text()
     old = Topology.parse(packaged.replace("limit: 20000", "limit: 10"))
     with kombu.Connection(broker.url) as connection:
         assert old.declare(connection.channel) == []
     started = worker("-c", "1")
-    assert "x-delivery-limit" in started.text()
     run("import oops_celery; assert oops_celery.publisher({'k': 1})")
     eventually(started.files)
 
