@@ -21,7 +21,7 @@ def _register(target: str) -> Instances:
         bind=True,
         name=target,
         serializer=wire.ADOPTED,
-        Request="oops_celery.consumer:Request",
+        Request="oops_celery.request:Request",
         base=OutcomeStands,
         ignore_result=True,
         acks_late=True,

@@ -21,7 +21,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from conftest import QUICK_TOPOLOGY, ROOT, Node, Worker, environment, eventually
 
 from oops_celery import Publisher, Topology, wire
-from oops_celery.consumer import ReportRequest
+from oops_celery.request import ReportRequest
 
 StartWorker = Callable[..., Worker]
 

@@ -151,7 +151,7 @@ PROTECTIONS = (
         "a report is judged by its own processes, and not while the worker ends",
         (
             (
-                "oops_celery/consumer.py",
+                "oops_celery/request.py",
                 "not (self._already_cancelled or _is_stopping())\n"
                 "            and suspects.add(self.id) > 1",
                 'self.delivery_info["redelivered"]',
