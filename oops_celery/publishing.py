@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import encodings.idna  # noqa: F401 - resolving a host needs it; 4 ms of a first report
 import logging
-import os
-import threading
 import time
 import weakref
 from collections import deque
@@ -17,21 +15,14 @@ from celery import Celery
 from celery.utils.nodenames import anon_nodename
 
 from oops_celery import reentry, wire
-from oops_celery.link import Link, Refused, SendError, Unavailable
+from oops_celery.breaker import Breaker
+from oops_celery.link import Link, SendError, Unavailable
 from oops_celery.pipelining import send_many
 from oops_celery.sending import Sender
 from oops_celery.settings import SettingsError
-from oops_celery.troubles import in_a_line
 
 #: The name of the task that a report travels as.
 TASK_NAME = "oops_celery.republish"
-
-#: Seconds after which a broker in trouble is asked again: at first, and at most.
-FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 5.0
-
-#: Seconds within which a failure costs an application nothing (connection refused).
-QUICK = 0.1
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +100,7 @@ class Publisher:
         else:
             self._app = app
             self._sender = Sender(factory, seconds, confirm)
-        self._health = _Health(self._sender)
+        self._health = Breaker(self._sender)
         weakref.finalize(self, _close, self._sender)  # at the program's end too
 
     def __getattr__(self, name: str) -> Any:
@@ -333,86 +324,6 @@ class _Changes:
 
 
 _declared = _Changes()
-
-
-class _Health:
-    """A circuit breaker: while the broker is in trouble, nobody waits for it."""
-
-    def __init__(self, sender: Sender) -> None:
-        self._sender = sender
-        self._good = True
-        #: Whether the last failure took no time: then a report may try it again.
-        self._quick = True
-        self._retry_at = 0.0
-        self._pause = FIRST_PAUSE
-        #: Why the last report was not taken, and what to do; else empty.
-        self.reason = ""
-        self._prober: threading.Thread | None = None
-        #: The process that the prober is a thread of: threads stay behind in a fork.
-        self._pid = 0
-
-    def may_try(self) -> bool:
-        if self._good:
-            return True
-        if not self._quick:
-            self._probe()  # the thread did not come along through a fork
-            return False
-        if time.monotonic() < self._retry_at:
-            return False
-        self._wait_longer()  # for the others: one is enough
-        return True
-
-    def worked(self) -> None:
-        self._good = True
-        self._pause = FIRST_PAUSE
-        if self.reason:
-            self.reason = ""
-            logger.info("reports are published again")
-
-    def failed(self, error: SendError, seconds: float) -> None:
-        reason = _reason(error, self._sender.timeout)
-        new, self.reason = reason != self.reason, reason
-        if isinstance(error, Unavailable):
-            self._quick = seconds < QUICK
-            if self._good:
-                self._wait_longer()
-            self._good = False
-            if not self._quick:
-                self._probe()
-        if new:
-            logger.warning("reports are not published: %s", reason)
-
-    def _wait_longer(self) -> None:
-        self._retry_at = time.monotonic() + self._pause
-        self._pause = min(2 * self._pause, LONGEST_PAUSE)
-
-    def _probe(self) -> None:
-        """See in a thread of its own when the broker is back."""
-        if self._pid != os.getpid():
-            self._pid, self._prober = os.getpid(), None
-        if self._prober is not None and self._prober.is_alive():
-            return
-        self._prober = reentry.thread(self._wait_for_broker, "oops_celery-probe")
-        try:
-            self._prober.start()
-        except RuntimeError:  # the interpreter is ending: no more threads
-            self._good = True
-
-    def _wait_for_broker(self) -> None:
-        while not self._good:
-            time.sleep(max(self._retry_at - time.monotonic(), 0))
-            self._wait_longer()
-            try:
-                link = self._sender.open()
-            except Unavailable:
-                continue
-            self._sender.put(link)
-            self._good = True
-
-
-def _reason(error: SendError, timeout: float) -> str:
-    # A refusal is about this message or its exchange: others may pass.
-    return str(error) if isinstance(error, Refused) else in_a_line(error, timeout)
 
 
 def __getattr__(name: str) -> Any:
