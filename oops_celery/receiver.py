@@ -124,7 +124,8 @@ class Receiver:
                 try:
                     self._run()
                 except CONNECTION_ERRORS as error:
-                    if meaning(error).lasting:
+                    lost = isinstance(error, amqp.RecoverableConnectionError)
+                    if not lost and meaning(error).lasting:
                         raise
                     if not self.stopping and self._gives_up(error):
                         raise

@@ -138,13 +138,16 @@ def dead_queue(name: str | None) -> str:
 @contextmanager
 def connected() -> Iterator[Broker]:
     """Connect to the broker; what goes wrong there, or with a file, is said."""
-    broker = Broker(app, say_error)
     try:
-        with broker:
-            yield broker
+        with Broker(app, say_error) as broker:
+            try:
+                yield broker
+            except BrokerError as error:
+                if broker.usable:  # that a queue is not there is no trouble
+                    raise Failed(str(error)) from None
+                raise
     except BrokerError as error:
-        # A queue that is not there is no trouble of the broker's.
-        raise (Failed if broker.usable else CannotTell)(str(error)) from None
+        raise CannotTell(str(error)) from None
     except ExportError as error:
         raise Failed(str(error)) from None
 
