@@ -86,9 +86,11 @@ def session(rabbitmq: Any) -> Iterator[Session]:
 class TestTheDefaultTopology:
     @pytest.fixture
     def topology(self, session: Session) -> Topology:
-        """Declare the packaged one, under our names, with a short first pause."""
+        """Declare the packaged one, under our names, with a short pause and limit."""
         text = Path(oops_celery.__file__).with_name("topology.yml").read_text()
         text = text.replace("oopses", "NAME").replace("ttl: 10000 ", "ttl: 50 ")
+        assert "limit: 20000" in text
+        text = text.replace("limit: 20000", "limit: 10")
         session.declared(text)
         return Topology.parse(text.replace("NAME", session.name))
 
@@ -133,7 +135,7 @@ class TestTheDefaultTopology:
     def test_a_message_that_comes_back_too_often_is_a_dead_letter(
         self, topology: Topology, session: Session
     ) -> None:
-        """After ten more deliveries, a message that ends its worker is put aside."""
+        """After so many more deliveries, a message that ends its worker is put aside."""
         session.publish(session.name)
         for _ in range(11):
             message = session.taken()
