@@ -135,7 +135,7 @@ class TestTheDefaultTopology:
     def test_a_message_that_comes_back_too_often_is_a_dead_letter(
         self, topology: Topology, session: Session
     ) -> None:
-        """After so many more deliveries, a message that ends its worker is put aside."""
+        """After so many deliveries, a message that ends its worker is put aside."""
         session.publish(session.name)
         for _ in range(11):
             message = session.taken()
