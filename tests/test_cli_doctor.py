@@ -222,7 +222,9 @@ def test_reports_that_are_refused(
     tmp_path: Path,
 ) -> None:
     text = (ROOT / "oops_celery/topology.yml").read_text()
-    (tmp_path / "long.yml").write_text(text.replace("ttl: 10000 ", "ttl: 990000 "))
+    for number, milliseconds in enumerate((10000, 60000, 600000)):
+        text = text.replace(f"ttl: {milliseconds} ", f"ttl: {990000 + number} ")
+    (tmp_path / "long.yml").write_text(text)
     long = {"OOPS_TOPOLOGY": "long.yml"}
     started = worker("-c", "1", OOPS_REPOSITORY="worker.log", **long)
     run(
