@@ -225,7 +225,7 @@ def test_a_broker_that_is_not_there_is_said(checkout: Path) -> None:
     process = start(checkout, RABBITMQ_URL="nonsense")
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "RABBITMQ_URL='nonsense': must start with amqp://" in text
+    assert "RABBITMQ_URL='**': must start with amqp://" in text
     assert "Traceback" not in text
 
 
