@@ -185,13 +185,14 @@ def _read(name: str, value: Any, place: str) -> Any:
 
 
 def _from_text(name: str, text: str, option: Any) -> Any:
-    if option.type in ("string", "str") or text == "auto":
+    if option.type in ("string", "str", "bytes") or text == "auto":
         return text
     try:
         return json.loads(text)
     except ValueError:
+        shown = celery_settings.shown(name, text)
         raise SettingsError(
-            f"{name}={text!r} (environment): must be a number, true, false, or JSON"
+            f"{shown} (environment): must be a number, true, false, or JSON"
         ) from None
 
 
