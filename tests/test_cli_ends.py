@@ -245,6 +245,20 @@ def test_no_broker_is_said_with_the_way_out(
 # -- What cannot be read ---------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("dead list", "dead replay --all", "doctor", "flower", "metrics --once"),
+        *("report", "resubmit oopses", "show 68c5cd", "topology show", "trace"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_one_line(folder: Path, command: str) -> None:
+    done = shell(folder, command, "", OOPS_MAX_RETRIES="many")
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: OOPS_MAX_RETRIES='many' (environment): must be")
+
+
 def test_files_that_are_no_topology(folder: Path) -> None:
     (folder / "zeros").touch()
     os.truncate(folder / "zeros", 1 << 30)
