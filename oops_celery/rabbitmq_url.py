@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, quote, unquote
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be used: which, where it stands, and what may stand."""
+    """An unusable setting; the text gives its name, its source and allowed values."""
 
 
 def whole_number(value: Any) -> int:
