@@ -278,6 +278,13 @@ def test_files_that_are_no_topology(folder: Path) -> None:
         assert done.returncode == 2
         assert expected in done.stderr
         assert "Traceback" not in done.stderr
+    for command in ("dead list", "doctor", "flower", "metrics --once"):
+        done = shell(folder, command, "", OOPS_TOPOLOGY="gone.yml")
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        assert done.stderr.splitlines() == [
+            "Error: gone.yml: 1 mistake",
+            "cannot be read: No such file or directory",
+        ]
 
 
 def test_a_pipe_whose_writer_is_slow(folder: Path) -> None:
