@@ -283,7 +283,7 @@ def test_the_first_report_of_a_process_imports_nothing(
 def test_the_first_report_of_a_process_costs_little(
     broker: Node, run: Callable[..., str]
 ) -> None:
-    """Its own time, and the least: a busy machine makes all else longer. 150 ms once."""
+    """Its own time, and the least: a busy machine makes all else longer."""
     program = """
         import time, oops_celery
         publisher = oops_celery.publisher
