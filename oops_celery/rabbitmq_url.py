@@ -9,7 +9,7 @@ import ssl
 from difflib import get_close_matches
 from ipaddress import IPv6Address
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 
 class SettingsError(ValueError):
@@ -128,6 +128,19 @@ def parse_rabbitmq_url(url: str, name: str = "RABBITMQ_URL") -> dict[str, Any]:
             "heartbeat, and with amqps:// cacertfile, certfile, keyfile, verify"
         )
     return broker
+
+
+def check_other_url(url: str, name: str) -> None:
+    """Check a URL of another transport, which kombu reads.
+
+    Raises:
+        SettingsError: It would take a part of the password for the port, and show it.
+    """
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        shown = f"{name}={hide_password(url)!r}"
+        raise SettingsError(f"{shown}: its port is no number; {_ENCODE}") from None
 
 
 def _is_host(text: str) -> bool:

@@ -24,7 +24,7 @@ from celery.utils.imports import import_from_cwd
 
 from oops_celery import celery_settings
 from oops_celery.rabbitmq_url import SettingsError as SettingsError
-from oops_celery.rabbitmq_url import heartbeat_of, whole_number
+from oops_celery.rabbitmq_url import check_other_url, heartbeat_of, whole_number
 from oops_celery.rabbitmq_url import hide_password as hide_password
 from oops_celery.rabbitmq_url import parse_rabbitmq_url as parse_rabbitmq_url
 
@@ -252,6 +252,8 @@ def broker(
         broker = parse_rabbitmq_url(other, "OOPS_BROKER_URL")
     else:
         broker = {"broker_url": other}  # a list, or another transport of kombu's
+        for each in other.split(";") if isinstance(other, str) else other or ():
+            check_other_url(each, "OOPS_BROKER_URL")
     heartbeat = environ.get("RABBITMQ_HEARTBEAT")
     if heartbeat:
         broker["broker_heartbeat"] = heartbeat_of(heartbeat, "RABBITMQ_HEARTBEAT")

@@ -156,7 +156,7 @@ def test_a_misspelt_name_in_the_environment_is_said(
     )
 
 
-@pytest.mark.parametrize("text", ["foo", "", "Prefork"])
+@pytest.mark.parametrize("text", ["foo", "Prefork"])
 def test_a_pool_that_there_is_not(
     celeryconfig: Callable[[str], None], text: str
 ) -> None:
@@ -305,6 +305,22 @@ def test_a_url_that_cannot_be_used(url: str, expected: str) -> None:
         parse_rabbitmq_url(url)
     assert expected in str(error.value)
     assert "s3cr3t" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "pyamqp://user:s3c/ret@host/",
+        "redis://:s3c?ret@host",
+        "redis://a;redis://:s3c#ret@host",
+        ["amqp://a/", "amqp://user:s3c/ret@host/"],
+        "redis://[::1:s3c/ret@host",
+    ],
+)
+def test_nothing_is_shown_of_a_password_in_another_url(url: str | list[str]) -> None:
+    with pytest.raises(SettingsError, match=r"OOPS_BROKER_URL=.*%2F") as error:
+        broker({"broker_url": url}, {})
+    assert "s3c" not in str(error.value)
 
 
 def test_celerys_name_of_the_broker_is_read_as_ours() -> None:
