@@ -252,8 +252,9 @@ def broker(
         broker = parse_rabbitmq_url(other, "OOPS_BROKER_URL")
     else:
         broker = {"broker_url": other}  # a list, or another transport of kombu's
-        for each in other.split(";") if isinstance(other, str) else other or ():
-            check_other_url(each, "OOPS_BROKER_URL")
+        urls = other if isinstance(other, (list, tuple)) else str(other).split(";")
+        for each in urls:
+            check_other_url(str(each), "OOPS_BROKER_URL")
     heartbeat = environ.get("RABBITMQ_HEARTBEAT")
     if heartbeat:
         broker["broker_heartbeat"] = heartbeat_of(heartbeat, "RABBITMQ_HEARTBEAT")
