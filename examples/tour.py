@@ -23,7 +23,6 @@ from urllib.request import urlopen
 from rich.console import Console
 
 from oops_celery.settings import hide_password
-from oops_celery.wire import Undecodable, decode
 
 VAR = Path("var")
 REPOSITORY = VAR / "oopses"
@@ -203,14 +202,8 @@ def shop_failures() -> list[tuple[str, str]]:
 
 
 def find(report_id: str) -> Path | None:
-    """Return the file of a report: it is named by a hash of its own."""
-    for path in REPOSITORY.glob("*/OOPS-*"):
-        try:
-            if decode(path.read_bytes()).get("id") == report_id and not path.suffix:
-                return path
-        except (OSError, Undecodable):  # it is just being written, or renamed
-            continue
-    return None
+    """Return the file of a report, which is named by its id once it is whole."""
+    return next(REPOSITORY.glob(f"*/{report_id}"), None)
 
 
 def succeeded(api: str, report_id: str) -> Any:

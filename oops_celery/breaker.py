@@ -56,7 +56,7 @@ class Breaker:
         return True
 
     def worked(self) -> None:
-        """Know that the broker has taken a report."""
+        """Record that the broker has taken a report."""
         self._good = True
         self._pause = FIRST_PAUSE
         if self.reason:
@@ -64,7 +64,7 @@ class Breaker:
             logger.info("reports are published again")
 
     def failed(self, error: SendError, seconds: float) -> None:
-        """Know that a report was not taken.
+        """Record that a report was not taken.
 
         Args:
             error: Why.

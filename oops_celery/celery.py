@@ -18,7 +18,7 @@ from celery.loaders.app import AppLoader
 from celery.utils.nodenames import default_nodename, host_format
 from click.core import ParameterSource
 
-from oops_celery import environment, incoming, settings, wire
+from oops_celery import environment, incoming, reentry, settings, wire
 from oops_celery.requirements import check_worker, needed_by
 from oops_celery.sending import Sender
 from oops_celery.topology import Topology
@@ -261,11 +261,15 @@ class App(Celery):
 
 @contextmanager
 def for_a_person() -> Iterator[None]:
-    """Turn an error into a line on the terminal, when a command is being run."""
+    """Turn an error into a line on the terminal, if a command is being run.
+
+    Not within a publish: the command may be the application's own (``flask run``), and
+    the publisher answers ``[]``.
+    """
     try:
         yield
     except ValueError as error:  # SettingsError, TopologyError
-        if click.get_current_context(silent=True) is None:
+        if click.get_current_context(silent=True) is None or reentry.inside():
             raise
         raise click.ClickException(str(error)) from None
 

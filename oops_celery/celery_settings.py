@@ -126,6 +126,17 @@ _TRIED: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
+#: Parts of the names of settings that hold passwords: their values are never shown.
+_SECRET = ("PASSWORD", "TRANSPORT_OPTIONS")
+
+
+def shown(name: str, value: Any) -> str:
+    """Return a setting as an error may show it: without what may be a password."""
+    return (
+        f"{name}=**" if any(each in name for each in _SECRET) else f"{name}={value!r}"
+    )
+
+
 def has_effect(name: str) -> bool:
     """Return whether a setting of Celery has an effect here; say so if it has none.
 
@@ -155,7 +166,7 @@ def check(name: str, value: Any, option: Any) -> None:
         raise SettingsError(f"{name}: has no place here: {_REFUSED[key]}")
     expected = None if value is None else _unmet(key, value, option.type)
     if expected:
-        raise SettingsError(f"{name}={value!r}: must be {expected}")
+        raise SettingsError(f"{shown(name, value)}: must be {expected}")
 
 
 def check_together(celery: Mapping[str, Any]) -> None:

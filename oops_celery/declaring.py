@@ -1,4 +1,4 @@
-"""Declaring at a broker, and what is said of that which it refuses."""
+"""Declares exchanges, queues and bindings, and explains what the broker refuses."""
 
 from __future__ import annotations
 

@@ -60,12 +60,12 @@ def report_failures(app: Celery, config: oops.Config) -> None:
         oops_celery.report_failures(app, config)
 
     A failure is what Celery calls one: an exception, a soft or a hard time limit, a
-    process that was lost. None are retries, until the last one fails; what the task
-    `throws`, as it is expected; `Reject` and `Ignore`. It is one report, with what the
-    task itself raised, whatever becomes of Celery's bookkeeping: while the result
-    backend is away, or if ``on_failure`` raises, Celery tells of it in other ways, or
-    not at all. Exceptions that are no `Exception` (`asyncio.CancelledError`) count too;
-    in the prefork pool they end the process, which then is the failure.
+    process that was lost. Not failures: retries (except the last), exceptions in the
+    task's `throws`, `Reject`, `Ignore`. It is one report, with what the task itself
+    raised, whatever becomes of Celery's bookkeeping: while the result backend is away,
+    or if ``on_failure`` raises, Celery tells of it in other ways, or not at all.
+    Exceptions that are no `Exception` (`asyncio.CancelledError`) count too; in the
+    prefork pool they end the process, which then is the failure.
 
     The report has the exception, its traceback, the task's name as the topic, and
 

@@ -22,10 +22,10 @@ from oops_celery.letters import Letter
 if TYPE_CHECKING:
     from oops_celery.celery import App
 
-#: The folders of a `DateDirRepo`.
+#: The folders of a repository: see `oops_celery.folder`.
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 
-#: A whole id, as `oops_celery.Publisher` and `DateDirRepo` make them; in small letters.
+#: A whole id, as `oops_celery.Publisher` makes them; in small letters.
 _WHOLE_ID = re.compile(r"oops-[0-9a-f]{32}")
 
 #: Messages between two words about how a long search is going.
@@ -73,10 +73,10 @@ class Found:
 def in_repository(
     folder: str, part: str, news: Callable[[str], None] = lambda _: None
 ) -> Iterator[Found]:
-    """Find reports in a `DateDirRepo`, newest day first.
+    """Find reports in a repository, newest day first.
 
-    A file is named by its content, which need not be the report's id: what a file
-    holds is searched for the bytes, and only where they are, its id is read.
+    A file need not be named by the report's id (oops-datedir-repo's are not): what a
+    file holds is searched for the bytes, and only if they are there, its id is read.
 
     Args:
         folder: The repository; it may be missing.

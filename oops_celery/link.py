@@ -128,7 +128,7 @@ class Link:
         self.drop()
 
     def drop(self) -> None:
-        """Leave without a word: this connection met trouble."""
+        """Close the socket without AMQP's close handshake: the connection is broken."""
         forget_inherited()
         with suppress(Exception):
             if self.raw is not None and self.raw.connected:

@@ -312,7 +312,7 @@ def _declare(link: Link) -> None:
 
 
 class _Changes:
-    """Says a thing when it is new, not each time it is found again."""
+    """Logs a warning only when it differs from the last one."""
 
     def __init__(self) -> None:
         self._last = ""

@@ -9,11 +9,11 @@ import ssl
 from difflib import get_close_matches
 from ipaddress import IPv6Address
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be used: which, where it stands, and what may stand."""
+    """An unusable setting; the text gives its name, its source and allowed values."""
 
 
 def whole_number(value: Any) -> int:
@@ -128,6 +128,19 @@ def parse_rabbitmq_url(url: str, name: str = "RABBITMQ_URL") -> dict[str, Any]:
             "heartbeat, and with amqps:// cacertfile, certfile, keyfile, verify"
         )
     return broker
+
+
+def check_other_url(url: str, name: str) -> None:
+    """Check a URL of another transport, which kombu reads.
+
+    Raises:
+        SettingsError: It would take a part of the password for the port, and show it.
+    """
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        shown = f"{name}={hide_password(url)!r}"
+        raise SettingsError(f"{shown}: its port is no number; {_ENCODE}") from None
 
 
 def _is_host(text: str) -> bool:

@@ -24,7 +24,7 @@ from celery.utils.imports import import_from_cwd
 
 from oops_celery import celery_settings
 from oops_celery.rabbitmq_url import SettingsError as SettingsError
-from oops_celery.rabbitmq_url import heartbeat_of, whole_number
+from oops_celery.rabbitmq_url import check_other_url, heartbeat_of, whole_number
 from oops_celery.rabbitmq_url import hide_password as hide_password
 from oops_celery.rabbitmq_url import parse_rabbitmq_url as parse_rabbitmq_url
 
@@ -185,13 +185,14 @@ def _read(name: str, value: Any, place: str) -> Any:
 
 
 def _from_text(name: str, text: str, option: Any) -> Any:
-    if option.type in ("string", "str") or text == "auto":
+    if option.type in ("string", "str", "bytes") or text == "auto":
         return text
     try:
         return json.loads(text)
     except ValueError:
+        shown = celery_settings.shown(name, text)
         raise SettingsError(
-            f"{name}={text!r} (environment): must be a number, true, false, or JSON"
+            f"{shown} (environment): must be a number, true, false, or JSON"
         ) from None
 
 
@@ -251,6 +252,9 @@ def broker(
         broker = parse_rabbitmq_url(other, "OOPS_BROKER_URL")
     else:
         broker = {"broker_url": other}  # a list, or another transport of kombu's
+        urls = other if isinstance(other, (list, tuple)) else str(other).split(";")
+        for each in urls:
+            check_other_url(str(each), "OOPS_BROKER_URL")
     heartbeat = environ.get("RABBITMQ_HEARTBEAT")
     if heartbeat:
         broker["broker_heartbeat"] = heartbeat_of(heartbeat, "RABBITMQ_HEARTBEAT")

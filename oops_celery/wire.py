@@ -324,7 +324,10 @@ def _text(value: Any) -> str:
 
 
 def _is(value: Any, kinds: Any) -> bool:
-    """Say whether a value is of a kind. A proxy's may be asked in vain, and raise."""
+    """`isinstance()` that returns False if the value's ``__class__`` raises.
+
+    As a proxy's may.
+    """
     try:
         return isinstance(value, kinds)
     except Exception:

@@ -158,6 +158,21 @@ print(len(kept))
     assert "Traceback" not in done.stderr
 
 
+def test_settings_that_cannot_be_used_within_a_command(tmp_path: Path) -> None:
+    """Of the application's own, as ``flask run`` or ``celery -A shop worker``."""
+    program = """
+import click, oops_celery
+@click.command()
+def command():
+    print(oops_celery.publisher({}), list(oops_celery.publisher.publish_many([{}])))
+command(["x"][1:])
+"""
+    done = python(tmp_path, program, OOPS_MAX_SIZE="big")
+    assert done.stdout == "[] [[]]\n", done.stderr
+    assert "OOPS_MAX_SIZE='big' (environment): must be" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_worker_and_a_command_end_with_a_line(tmp_path: Path) -> None:
     write(tmp_path, {"celeryconfig.py": "1 / 0"})
     for words in (["oops_celery.cli", "doctor"], ["celery", "-A", "oops_celery"]):

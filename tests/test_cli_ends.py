@@ -245,6 +245,20 @@ def test_no_broker_is_said_with_the_way_out(
 # -- What cannot be read ---------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("dead list", "dead replay --all", "doctor", "flower", "metrics --once"),
+        *("report", "resubmit oopses", "show 68c5cd", "topology show", "trace"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_one_line(folder: Path, command: str) -> None:
+    done = shell(folder, command, "", OOPS_MAX_RETRIES="many")
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: OOPS_MAX_RETRIES='many' (environment): must be")
+
+
 def test_files_that_are_no_topology(folder: Path) -> None:
     (folder / "zeros").touch()
     os.truncate(folder / "zeros", 1 << 30)
@@ -264,6 +278,13 @@ def test_files_that_are_no_topology(folder: Path) -> None:
         assert done.returncode == 2
         assert expected in done.stderr
         assert "Traceback" not in done.stderr
+    for command in ("dead list", "doctor", "flower", "metrics --once"):
+        done = shell(folder, command, "", OOPS_TOPOLOGY="gone.yml")
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        assert done.stderr.splitlines() == [
+            "Error: gone.yml: 1 mistake",
+            "cannot be read: No such file or directory",
+        ]
 
 
 def test_a_pipe_whose_writer_is_slow(folder: Path) -> None:

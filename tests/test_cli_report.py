@@ -208,7 +208,7 @@ def test_many_of_them_are_not_all_named(keep: Keep) -> None:
 
 def test_a_repository_that_is_not_there(keep: Keep) -> None:
     result = call("gone\x1b[2J")
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (2, "")
     assert r"gone\x1b[2J cannot be read: No such file or directory" in result.stderr
     assert "OOPS_REPOSITORY" in result.stderr
     keep()
@@ -219,12 +219,12 @@ def test_a_repository_that_is_not_there(keep: Keep) -> None:
 def test_the_default_is_the_setting(keep: Keep, monkeypatch: Any) -> None:
     keep(type="Found")
     Path("oopses").rename("elsewhere")
-    assert call(*DAY).exit_code == 1
+    assert call(*DAY).exit_code == 2
     monkeypatch.setenv("OOPS_REPOSITORY", "elsewhere")
     assert "Found" in call(*DAY).stdout
     monkeypatch.setenv("OOPS_MAX_RETRIES", "many")
     result = call(*DAY)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "OOPS_MAX_RETRIES='many'" in result.stderr
 
 
@@ -238,7 +238,7 @@ def test_a_day_without_reports(keep: Keep) -> None:
     ]
     assert reported("--date", "2026-03-09")["groups"] == []
     assert reported("--date", "0001-01-01")["groups"] == []
-    assert call("--date", "0001-01-01", "--days", "9").exit_code == 1
+    assert call("--date", "0001-01-01", "--days", "9").exit_code == 2
     assert call("--date", "yesterday").exit_code == 2
 
 
@@ -380,7 +380,7 @@ def test_a_page_of_nothing_and_a_page_that_cannot_be_written(keep: Keep) -> None
     page = made_page("--date", "2026-03-09")
     assert "There are no reports of that time." in page.text
     result = call(*DAY, "--html", "gone/page.html")
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (2, "")
     assert "gone/page.html cannot be written: No such file" in result.stderr
 
 

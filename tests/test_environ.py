@@ -428,6 +428,15 @@ def test_a_value_that_is_refused(setting: str, expected: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("value", ["s3cr3t", '["s3cr3t"]', '{"a": "s3cr3t"'])
+def test_a_value_that_may_be_a_password_is_not_shown(value: str) -> None:
+    with pytest.raises(SettingsError, match=r"TRANSPORT_OPTIONS=\*\*") as error:
+        load({"OOPS_BROKER_TRANSPORT_OPTIONS": value})
+    assert "s3cr3t" not in str(error.value)
+    read = load({"OOPS_SECURITY_KEY_PASSWORD": value})
+    assert read.celery["security_key_password"] == value
+
+
 def test_what_may_be_another_programs_has_no_effect(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

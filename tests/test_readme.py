@@ -276,6 +276,16 @@ def test_every_setting_is_in_the_table_with_its_default() -> None:
 
 
 def test_the_links_lead_somewhere() -> None:
-    for link in re.findall(r"\]\(([^)]+)\)", README):
-        if not link.startswith("http"):
-            assert (ROOT / link.partition("#")[0]).exists(), link
+    for page in (ROOT / "README.md", *ROOT.glob("docs/*.md")):
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            file, _, anchor = link.partition("#")
+            target = page.parent / file if file else page
+            if not link.startswith("http"):
+                assert target.exists(), (page.name, link)
+                assert not anchor or anchor in anchors(target), (page.name, link)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}

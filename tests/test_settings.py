@@ -307,6 +307,22 @@ def test_a_url_that_cannot_be_used(url: str, expected: str) -> None:
     assert "s3cr3t" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "pyamqp://user:s3c/ret@host/",
+        "redis://:s3c?ret@host",
+        "redis://a;redis://:s3c#ret@host",
+        ["amqp://a/", "amqp://user:s3c/ret@host/"],
+        "redis://[::1:s3c/ret@host",
+    ],
+)
+def test_nothing_is_shown_of_a_password_in_another_url(url: str | list[str]) -> None:
+    with pytest.raises(SettingsError, match=r"OOPS_BROKER_URL=.*%2F") as error:
+        broker({"broker_url": url}, {})
+    assert "s3c" not in str(error.value)
+
+
 def test_celerys_name_of_the_broker_is_read_as_ours() -> None:
     url = "amqp://u:s3;cr3t@one,two/v;w"
     urls = broker({"broker_url": url}, {})["broker_url"]

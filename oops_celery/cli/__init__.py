@@ -85,11 +85,18 @@ class _Commands(Group):
     def invoke(self, ctx: click.Context) -> None:
         """Run a command; Ctrl-C ends it with an exit code of its own.
 
-        Packages that are missing are a line.
+        Settings that cannot be used, and packages that are missing, are a line.
         """
         with well_ended():
             try:
                 super().invoke(ctx)
+            except click.ClickException as error:
+                if type(error) is not click.ClickException:
+                    raise
+                from oops_celery.cli.asking import CannotTell
+
+                # The app's own, of the settings or the file; a worker ends with 1.
+                raise CannotTell(error.message) from None
             except ImportError as error:
                 from oops_celery.cli.asking import CannotTell
                 from oops_celery.requirements import missing

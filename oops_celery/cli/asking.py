@@ -1,4 +1,4 @@
-"""What the commands that ask a broker share: the file, the connection, and when not."""
+"""Options, connecting, and exit code 2 for the commands that talk to a broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``oops-celery dead``: what was given up; look at it, and bring it back or away."""
+"""``oops-celery dead``: list, show, replay, discard and export dead letters."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _AS_JSON = click.option(
 _EXIT_CODES = """
 
     The exit code is 0 when all is done; 1 when something is not done, or there is no
-    such message; 2 when there is no broker, or the command is not used as described
-    here; 130 after Ctrl-C.
+    such message; 2 when there is no broker, the settings cannot be used, or the command
+    is not used as described here; 130 after Ctrl-C.
     """
 
 
@@ -225,8 +225,8 @@ def discard(
 
 @command.command(
     "export",
-    help="""Write dead letters into the folder DIR, as a DateDirRepo; all of them, or
-    those that are named.
+    help="""Write dead letters into the folder DIR, as a worker keeps reports; all of
+    them, or those that are named.
 
     They stay in their queue, unless --remove is given: then each leaves it when its
     file is on the disk. It may be interrupted and started again: a report that is

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from oops_celery.cli.asking import CannotTell
+from oops_celery.cli.asking import CannotTell, telling_why
 
 #: The last of TCP's ports.
 MAX_PORT = 65535
@@ -21,8 +21,8 @@ MAX_PORT = 65535
     current folder if there is one, else that of oops-celery, which says in words what
     became of each report. `--conf=FILE` names another.
 
-    The exit code is 0 when it is ended by Ctrl-C; 2 when it cannot serve, or
-    the command is not used as described here.
+    The exit code is 0 after Ctrl-C; 2 when it cannot serve, the settings or the
+    topology file cannot be used, or the command is not used as described here.
     """,
     epilog="""\b
 Examples:
@@ -43,6 +43,14 @@ def command(ctx: click.Context, arguments: tuple[str, ...]) -> None:
             "this needs Flower: pip install 'celery-oops[worker]'"
         ) from None
     from celery.bin.celery import celery
+
+    from oops_celery import settings
+    from oops_celery.topology import Topology
+
+    with telling_why():  # not by the app, which celery must be the first to import
+        own = settings.load()
+        settings.broker(own.celery)
+        Topology.load(own.topology)
     from tornado.options import options
 
     for argument in arguments:

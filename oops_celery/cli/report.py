@@ -31,15 +31,16 @@ NAMED = 10
     its reports, when the first and the last one went wrong, and the id of the last.
     Days and times are UTC.
 
-    REPOSITORY is a folder of oops-datedir-repo; by default that of the setting
-    OOPS_REPOSITORY. A file in it that is no report is named on standard error.
+    REPOSITORY is a folder of reports, a worker's or of oops-datedir-repo; by default
+    that of the setting OOPS_REPOSITORY. A file in it that is no report is named on
+    standard error.
 
     In a pipe each group is one line, with tabs: count, first, last, type, topic, value,
     id.
 
-    The exit code is 0 when the repository was read, whatever is in it; 1 when it cannot
-    be read or the page cannot be written; 2 when the command is not used as described
-    here.
+    The exit code is 0 when the repository was read, whatever is in it; 2 when it or the
+    settings cannot be read, the page cannot be written, or the command is not used as
+    described here.
     """,
     epilog="""\b
 Examples:
@@ -107,19 +108,18 @@ def command(
 
 
 def _default_repository() -> str:
-    from oops_celery.settings import SettingsError, load
+    from oops_celery.cli.asking import telling_why
+    from oops_celery.settings import load
 
-    try:
+    with telling_why():
         return load().repository
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from None
 
 
 def _read(folder: str, last: Any, days: int) -> Overview:
     from rich.console import Console
     from rich.progress import Progress
 
-    from oops_celery.cli.output import escaped
+    from oops_celery.cli.asking import CannotTell
     from oops_celery.datedir import Overview, files, read
 
     overview = Overview(folder, last, days)
@@ -133,9 +133,9 @@ def _read(folder: str, last: Any, days: int) -> Overview:
             overview.add(read(folder, reports))
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise click.ClickException(
-            f"{escaped(folder)} cannot be read: {reason}; name the folder of the "
-            "repository, or set OOPS_REPOSITORY"
+        raise CannotTell(
+            f"{folder} cannot be read: {reason}; name the folder of the repository, or "
+            "set OOPS_REPOSITORY"
         ) from None
     return overview
 
@@ -175,14 +175,14 @@ def _iso(time: datetime) -> str:
 
 
 def _write_page(overview: Overview, file: str) -> None:
-    from oops_celery.cli.output import escaped
+    from oops_celery.cli.asking import CannotTell
     from oops_celery.cli.report_page import page
 
     try:
         Path(file).write_text(page(overview), encoding="utf-8")
     except OSError as error:
-        raise click.ClickException(
-            f"{escaped(file)} cannot be written: {error.strerror or error}"
+        raise CannotTell(
+            f"{file} cannot be written: {error.strerror or error}"
         ) from None
 
 

@@ -19,15 +19,15 @@ MAX_NAMED = 20
 @click.command(
     "resubmit",
     short_help="Send the reports of a fallback repository to the broker.",
-    help="""Send the reports of a fallback repository, a DateDirRepo in the folder DIR,
-    to the broker, as datedir2amqp did.
+    help="""Send the reports of the folder DIR, that of a FolderPublisher or of a
+    DateDirRepo, to the broker, as datedir2amqp did.
 
     A file is removed when RabbitMQ has its report, not before; one that this user may
     not remove is not sent. So it may be interrupted and started again, and several may
     run at once. RABBITMQ_URL says where RabbitMQ is.
 
-    The exit code is 0 when no file is left, 1 when some are, 2 when the command is not
-    used as described here, 130 after Ctrl-C.
+    The exit code is 0 when no file is left; 1 when some are; 2 when DIR or the settings
+    cannot be used, or the command is not used as described here; 130 after Ctrl-C.
     """,
     epilog="""\b
 Examples:
@@ -49,15 +49,15 @@ Examples:
 @click.pass_context
 def command(ctx: click.Context, folder: Path, as_json: bool) -> None:
     """Resubmit a folder, and end with an exit code that says how that went."""
-    from oops_celery import Publisher
+    from oops_celery import Publisher, app
+    from oops_celery.cli.asking import CannotTell, broker_name
     from oops_celery.resubmitting import resubmit, waiting
 
+    broker_name(app)  # the settings are read, and checked
     try:
         files = waiting(folder)
     except OSError as error:
-        raise click.ClickException(
-            f"{folder} cannot be read: {error.strerror}"
-        ) from None
+        raise CannotTell(f"{folder} cannot be read: {error.strerror}") from None
     publisher = Publisher(inherit_id=True)
     sent, left = 0, []
     try:

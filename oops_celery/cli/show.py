@@ -32,8 +32,8 @@ NAMED = 20
     Without a broker the repository is searched all the same.
 
     The exit code is 0 when the report is shown; 1 when there is none, or more than one,
-    and then they are named; 2 when the command is not used as described here; 130 after
-    Ctrl-C.
+    and then they are named; 2 when the settings cannot be used, or the command is not
+    used as described here; 130 after Ctrl-C.
     """,
     epilog="""\b
 Examples:

@@ -251,7 +251,7 @@ PROTECTIONS = (
         (
             (
                 "oops_celery/link.py",
-                "self.raw.confirm_publish = confirm",
+                "self.raw.confirm_publish = self.confirm",
                 "self.raw.confirm_publish = False",
             ),
         ),

@@ -59,3 +59,6 @@ def test_the_ledger_knows_each_place(celery_setup: Setup) -> None:
     ledger = celery_setup.ledger()
     assert ledger.lost == [lost]
     assert ledger.twice == [twice]
+    ledger.parked.update({lost: 2, twice: 1})
+    assert ledger.lost == []
+    assert ledger.twice == sorted([lost, twice])
