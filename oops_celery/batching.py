@@ -48,7 +48,7 @@ MAX_SECONDS = 0.1
 #: Batches for which a report that came again waits, at most.
 MAX_WAITED = 100
 
-#: The part that a batch has in what is known of the seconds for a report.
+#: Weight of the latest batch in the moving average of seconds per report.
 WEIGHT = 0.3
 
 #: Ends of reports whose messages were lost with their connection, at most: so many wait
@@ -100,7 +100,7 @@ class Batches:
         return getattr(self._consumer, name)
 
     def on_task_request(self, request: Request) -> None:
-        """Have a report done."""
+        """Hand a report to the pool, at once or with those that come meanwhile."""
         redelivered = request.delivery_info["redelivered"]
         # A retry, or what was replayed, is another message of the same report.
         report = self._lost.get(request.id) if redelivered else None
@@ -150,7 +150,7 @@ class Batches:
         self._lost.clear()
 
     def done(self, reports: int, seconds: float) -> None:
-        """Learn how long reports take."""
+        """Update the moving average of seconds per report."""
         self._seconds += WEIGHT * (seconds / reports - self._seconds)
 
     def ended(

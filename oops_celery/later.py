@@ -1,4 +1,4 @@
-"""Reports that come again wait a bit, so that others are done before them.
+"""Redelivered reports wait a moment, so that others are done before them.
 
 One of them may have ended the whole worker. RabbitMQ puts it back to its place each
 time: begun at once, it would keep all others waiting, at each start of the worker.
@@ -16,10 +16,9 @@ PAUSE = 0.1
 
 
 class Later:
-    """Celery's consumer, for a strategy without batches: what comes again waits a bit.
+    """Celery's consumer, for a pool without batches: redelivered reports wait a moment.
 
-    In any order: one of these reports may have ended the worker, and RabbitMQ puts it
-    back to its place each time.
+    Each waits for a time of its own, so they begin in any order.
 
     Args:
         consumer: Celery's consumer, with a new connection.
@@ -33,7 +32,7 @@ class Later:
         return getattr(self._consumer, name)
 
     def on_task_request(self, request: Request) -> None:
-        """Have a report done: at once if it is new."""
+        """Begin a report: at once if it is new, else after a pause."""
         if request.delivery_info["redelivered"]:
             pause = random.uniform(1, 3) * PAUSE
             self._consumer.timer.call_after(pause, self._begin, (request,))

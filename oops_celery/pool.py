@@ -51,7 +51,7 @@ class _Processes(asynpool.AsynPool):
     ResultHandler = _Results
 
     def flush(self) -> None:
-        """Keep what was handed over: each is done, and comes to its end once."""
+        """Keep the jobs that were handed over: each is done, and ends once."""
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Work in an event loop, which has forgotten what was half written.

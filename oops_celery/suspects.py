@@ -25,5 +25,5 @@ def add(report_id: str) -> int:
 
 
 def forget(report_id: str) -> None:
-    """Know nothing against a report: it has come to an outcome."""
+    """Forget such ends of a report: it has come to an outcome."""
     _times.pop(report_id, None)
