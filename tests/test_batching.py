@@ -623,3 +623,29 @@ def test_a_worker_ends_soon_with_much_waiting(
     assert started.process.wait(20) == 0
     left = eventually(lambda: broker.count("oopses"))
     assert len(started.files()) + left == len(sent)
+
+
+def test_a_time_limit_outlives_a_lost_connection(
+    broker: Node,
+    worker: Callable[..., Worker],
+    publish: Publisher,
+    keeper: Any,
+    tmp_path: Path,
+) -> None:
+    """Before Celery 5.7 it is forgotten with the connection."""
+    started = worker(
+        *("-c", "1"),
+        OOPS_TASK_TIME_LIMIT="8",
+        **keeper(
+            """
+            if seen == 1:
+                time.sleep(3600)
+            return repository.publish(report)
+            """
+        ),
+    )
+    publish({"hangs": "once"})
+    eventually(lambda: list(tmp_path.glob("seen-*")))
+    broker.ctl("close_all_connections", "a test")
+    eventually(started.files)
+    assert "hard time limit" in started.text()
