@@ -67,7 +67,7 @@ class _Processes(asynpool.AsynPool):
 
     def process_flush_queues(self, process: Any) -> None:
         """Read what a process has said before its end, the half read message first."""
-        reading = self._result_handler.half_read.get(process)
+        reading = self._result_handler.half_read.pop(process, None)
         if reading is not None:
             with suppress(StopIteration, OSError, EOFError):
                 while process.outq._reader.poll(0):
