@@ -32,11 +32,11 @@ class Acknowledger:
         self._holding = False
 
     def came(self, tag: int) -> None:
-        """Know of a message."""
+        """Record a delivery."""
         self._at_work[tag] = None
 
     def rejected(self, tag: int) -> None:
-        """Know of a message that was not acknowledged, but rejected."""
+        """Forget a delivery that was rejected."""
         self._at_work.pop(tag, None)
 
     def acknowledge(self, tag: int) -> None:

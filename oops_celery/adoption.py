@@ -59,7 +59,8 @@ def adopt_report(app: App, message: Message) -> None:
     have Celery drop the report ("expires"), hold it ("eta"), or send tasks ("chain").
 
     Raises:
-        wire.Undecodable: The body is no report. Not noticed where it has its headers.
+        wire.Undecodable: The body is no report. Not raised for a message with our task
+            headers: its body is decoded later, in the pool.
     """
     known = _known(message.headers or {})
     if "id" in known:

@@ -23,6 +23,8 @@ from celery.worker.request import Request
 from celery.worker.state import task_ready
 
 from oops_celery import suspects
+from oops_celery.later import PAUSE as ALONE_PAUSE
+from oops_celery.later import Later
 from oops_celery.progress import (
     TOLD,
     WIDTH,
@@ -43,13 +45,10 @@ MAX_BYTES = 1_000_000
 #: so long does the end of a worker take.
 MAX_SECONDS = 0.1
 
-#: Seconds for which it waits for what comes after it.
-ALONE_PAUSE = 0.1
-
 #: Batches for which a report that came again waits, at most.
 MAX_WAITED = 100
 
-#: The part that a batch has in what is known of the seconds for a report.
+#: Weight of the latest batch in the moving average of seconds per report.
 WEIGHT = 0.3
 
 #: Ends of reports whose messages were lost with their connection, at most: so many wait
@@ -65,7 +64,7 @@ def strategy(task: Task, app: Any, consumer: Any, **options: Any) -> Callable[..
     Only in the prefork pool: in the others the way to the pool costs nothing.
     """
     return celerys.default(  # type: ignore[no-any-return]
-        task, app, consumer.batches or consumer, **options
+        task, app, consumer.batches or Later(consumer), **options
     )
 
 
@@ -101,18 +100,20 @@ class Batches:
         return getattr(self._consumer, name)
 
     def on_task_request(self, request: Request) -> None:
-        """Have a report done."""
-        report = self._lost.pop(request.id, None)
+        """Hand a report to the pool, at once or with those that come meanwhile."""
+        redelivered = request.delivery_info["redelivered"]
+        # A retry, or what was replayed, is another message of the same report.
+        report = self._lost.get(request.id) if redelivered else None
         if report is not None and report.digest == hash(request.body):
+            del self._lost[request.id]
             report.goes_on_as(request)
             return
-        redelivered = request.delivery_info["redelivered"]
         if redelivered and not self._alone:
             self._alone_from = time.monotonic() + ALONE_PAUSE
         if redelivered:
-            self._consumer.timer.call_after(ALONE_PAUSE, self._begin)
+            self._consumer.timer.call_after(ALONE_PAUSE, self.begin)
         (self._alone if redelivered else self._waiting).append(request)
-        self._begin()
+        self.begin()
 
     @property
     def is_at_work(self) -> bool:
@@ -149,7 +150,7 @@ class Batches:
         self._lost.clear()
 
     def done(self, reports: int, seconds: float) -> None:
-        """Learn how long reports take."""
+        """Update the moving average of seconds per report."""
         self._seconds += WEIGHT * (seconds / reports - self._seconds)
 
     def ended(
@@ -173,9 +174,9 @@ class Batches:
         for report in batch.reports:
             if report.request is None and not report.has_ended:
                 self._lost.pop(report.id, None)  # it is done when it comes again
-        self._begin()
+        self.begin()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """Hand over what waits, as long as there is a place in the pool."""
         places = max(self._consumer.pool.num_processes - self._others, 1)
         while len(self._at_work) < places and (requests := self._next()):
@@ -244,19 +245,21 @@ class _Report:
     def end(self, result: Any) -> None:
         """Come to the end that Celery's tracer has returned, or wait to tell it."""
         self._result = result
-        if self.request is None:
-            return
-        try:
-            self.request.on_success(result)
-        except Exception:  # its neighbours have nothing to do with it
-            logger.exception("%s is done, and stays with the broker", self.id)
+        if self.request is not None:
+            self._tell(self.request.on_success, result)
 
     def fail(self, error: ExceptionInfo) -> None:
         """End without an outcome: its process died, say."""
         if self.request is None:
             suspects.add(self.id)
         else:
-            self.request.on_failure(error)
+            self._tell(self.request.on_failure, error)
+
+    def _tell(self, say: Callable[[Any], Any], end: Any) -> None:
+        try:
+            say(end)
+        except Exception:  # its neighbours have nothing to do with it
+            logger.exception("%s is done, and stays with the broker", self.id)
 
 
 class _Batch:
@@ -300,9 +303,10 @@ class _Batch:
 
     def _finished(self, done: tuple[list[bytes], float]) -> None:
         results, seconds = done
+        ends = self._progress.ends(len(self.reports))
         self._progress.close()
-        for report, result in zip(self.reports, results, strict=True):
-            report.end(pickle.loads(result))
+        for report, result, end in zip(self.reports, results, ends, strict=True):
+            report.end(_unpickled(result, end))
         self._batches.done(len(results), seconds)
         self._batches.ended(self)
 
@@ -330,6 +334,15 @@ class _Batch:
         if len(begun) == 1 and not (rest and is_terminated(error)):
             begun.pop().fail(error)
         self._batches.ended(self, again=rest, alone=begun)
+
+
+def _unpickled(result: bytes, end: End) -> Any:
+    """Return what Celery's tracer returned; if that cannot be read, what is noted."""
+    try:
+        return pickle.loads(result)
+    except Exception as error:  # of an operator's exception class, say
+        logger.warning("the end of a report cannot be read (%r): %s", error, end.name)
+        return TOLD.get(end, TOLD[End.OPEN])
 
 
 def _job(request: Request) -> tuple[Any, ...]:

@@ -95,7 +95,7 @@ class Connection(kombu.Connection):
         return {**known, "transport_options": options}
 
     def drop(self) -> None:
-        """Leave without AMQP's words for that: it may be frozen, and never answer."""
+        """Close the socket without AMQP's close handshake: nobody may answer."""
         raw = self._connection
         with suppress(Exception):  # as it is broken
             raw.transport.sock.settimeout(0)  # no TLS goodbye either

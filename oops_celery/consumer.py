@@ -114,7 +114,7 @@ class Consumer(CelerysConsumer):
         self._telling: Any = None
 
     def on_ready(self) -> None:
-        """Know that the broker has let it receive."""
+        """Note since when the broker lets it receive."""
         self._was_ready = True
         self._ready_at = time.monotonic()
         if self._telling is not None:  # with the connection before this one

@@ -66,7 +66,7 @@ class Dispatching(bootsteps.StartStopStep):
 
 
 class Lane:
-    """The way of the messages of one entry of ``consumers:``.
+    """Consumes one entry of ``consumers:`` on its own channel.
 
     The broker sends ``prefetch_count`` messages ahead; of those, ``consumer_count`` are
     at work at once, also while those of a lost connection come to their end.

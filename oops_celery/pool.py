@@ -51,13 +51,28 @@ class _Processes(asynpool.AsynPool):
     ResultHandler = _Results
 
     def flush(self) -> None:
-        """Keep what was handed over: each is done, and comes to its end once."""
+        """Keep the jobs that were handed over: each is done, and ends once."""
 
     def register_with_event_loop(self, hub: Any) -> None:
-        """Work in an event loop, which has forgotten what was half written."""
+        """Work in an event loop, which has forgotten what was half written.
+
+        Before Celery 5.7 it has forgotten the time limits too.
+        """
         super().register_with_event_loop(hub)
         for process, writing in self._half_written():
             hub.add_writer(process.inqW_fd, writing)
+        for job in list(self._cache.values()):
+            if job._accepted and job._timeout and job._job not in self._tref_for_id:
+                self.on_timeout_set(job, None, job._timeout)
+
+    def process_flush_queues(self, process: Any) -> None:
+        """Read what a process has said before its end, the half read message first."""
+        reading = self._result_handler.half_read.pop(process, None)
+        if reading is not None:
+            with suppress(StopIteration, OSError, EOFError):
+                while process.outq._reader.poll(0):
+                    next(reading)
+        super().process_flush_queues(process)
 
     def close(self) -> None:
         """Take no more. What tells a process to end must not come within a message."""

@@ -186,7 +186,7 @@ class Receiver:
         raise amqp.RecoverableConnectionError("it was lost while a report was at work")
 
     def handle_report(self, message: amqp.Message) -> None:
-        """Do with a message what is to be done: acknowledge it, or hold it for a while.
+        """Receive one message: acknowledge it, or hold it for a later try.
 
         Args:
             message: A message that `channel` delivered.

@@ -94,7 +94,7 @@ class ReportRequest(Request):
     settled = (NotTaken, wire.Undecodable, *_ANSWERS)
 
     def on_success(self, failed__retval__runtime: Any, **kwargs: Any) -> Any:
-        """Know nothing against a report that has an outcome; count one that was taken.
+        """Count a report that was taken, and forget how its processes ended before.
 
         Celery calls this for failures too.
         """

@@ -53,6 +53,8 @@ class Watchdog(bootsteps.StartStopStep):
     def _look(self, consumer: Any) -> None:
         begun = state.all_total_count[0]
         batches = consumer.batches
+        if batches:
+            batches.begin()  # the pool may have grown, which nobody tells
         busy = state.active_requests or (batches and batches.is_at_work)
         if busy or not state.reserved_requests or begun != self._begun:
             self._looks, self._begun = 0, begun

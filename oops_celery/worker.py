@@ -155,10 +155,10 @@ def _call(handler: str) -> None:
 
 @signals.worker_process_init.connect
 def _freeze(**_: Any) -> None:
-    """Have the garbage collector look at what reports leave, and at nothing else.
+    """Exempt what a pool process has loaded from garbage collection (`gc.freeze`).
 
-    Celery's record of a failure has some 400 KB, in cycles: where all that a process
-    has loaded is looked at too, Python does that so seldom that they become 100 MB.
+    Celery's record of a failure has some 400 KB, in cycles. If Python has to look at
+    all that a process has loaded too, it collects so seldom that they become 100 MB.
     """
     gc.freeze()
 

@@ -17,6 +17,7 @@ from conftest import QUICK_TOPOLOGY, Node, Worker, eventually
 
 from oops_celery import Publisher, Topology, batching, progress, suspects, wire
 from oops_celery.batching import MAX_BYTES, MAX_REPORTS, MAX_SECONDS, MAX_WAITED
+from oops_celery.later import Later
 from oops_celery.progress import End
 from oops_celery.receiving import NotTaken
 
@@ -281,8 +282,17 @@ def test_another_report_of_the_same_id_is_another_report(
 ) -> None:
     batch.on_task_request(Request(0))
     batch.connection_lost()
-    batch.on_task_request(Request(0, size=11))
+    batch.on_task_request(Request(0, size=11, redelivered=True))
     pool.finish()
+    assert pool.at_work == [names(0)]
+
+
+def test_another_message_of_the_same_report_is_done_too(batch: Any, pool: Pool) -> None:
+    """A retry, or a replayed dead letter: the end that was lost is not its end."""
+    batch.on_task_request(Request(0))
+    batch.connection_lost()
+    pool.finish()
+    batch.on_task_request(Request(0))
     assert pool.at_work == [names(0)]
 
 
@@ -329,6 +339,63 @@ def test_an_end_that_cannot_be_told_is_its_own(
     pool.finish()
     assert requests[1].said == requests[3].said == [(0, "ok", 0.0)]
     assert "r2 is done, and stays with the broker" in caplog.text
+
+
+def test_an_end_that_cannot_be_read_is_the_one_that_was_noted(
+    batch: Any, pool: Pool
+) -> None:
+    requests = [Request(number) for number in range(4)]
+    for request in requests:
+        batch.on_task_request(request)
+    pool.finish()
+    pool.note(End.KEPT, End.FAILED, End.KEPT)
+    read = pickle.dumps((0, "ok", 0.0))
+    pool.end("callback", ([b"nonsense", b"nonsense", read], 0.0))
+    (kept,), (failed,), others = (one.said for one in requests[1:])
+    assert kept[0] == 0
+    assert isinstance(failed[1].exception, NotTaken)
+    assert others == [(0, "ok", 0.0)]
+    assert not batch.is_at_work
+
+
+def test_a_failure_that_cannot_be_told_gives_its_place_back(
+    batch: Any, pool: Pool
+) -> None:
+    first, second = Request(0), Request(1)
+    first.on_failure = None  # type: ignore[method-assign,assignment]
+    batch.on_task_request(first)
+    batch.on_task_request(second)
+    pool.end("error_callback", LOST)
+    assert pool.at_work == [names(1)]
+
+
+def test_a_pool_that_has_grown_takes_what_waits(batch: Any, pool: Pool) -> None:
+    for number in range(2):
+        batch.on_task_request(Request(number))
+    pool.num_processes = 2
+    batch.begin()
+    assert pool.at_work == [names(0), names(1)]
+
+
+def test_without_batches_what_comes_again_waits_a_bit() -> None:
+    begun: list[str] = []
+    due: list[Callable[[], None]] = []
+    consumer = SimpleNamespace(
+        connection=object(),
+        on_task_request=lambda request: begun.append(request.id),
+        timer=SimpleNamespace(
+            call_after=lambda _, begin, args: due.append(lambda: begin(*args))
+        ),
+    )
+    later: Any = Later(consumer)
+    for number in range(3):
+        later.on_task_request(Request(number, redelivered=number != 1))
+    assert begun == names(1)
+    due[1]()
+    assert begun == names(1, 2)
+    consumer.connection = None
+    due[0]()
+    assert begun == names(1, 2)
 
 
 def test_a_revoked_one_is_left_out(batch: Any, pool: Pool) -> None:
@@ -556,3 +623,29 @@ def test_a_worker_ends_soon_with_much_waiting(
     assert started.process.wait(20) == 0
     left = eventually(lambda: broker.count("oopses"))
     assert len(started.files()) + left == len(sent)
+
+
+def test_a_time_limit_outlives_a_lost_connection(
+    broker: Node,
+    worker: Callable[..., Worker],
+    publish: Publisher,
+    keeper: Any,
+    tmp_path: Path,
+) -> None:
+    """Before Celery 5.7 it is forgotten with the connection."""
+    started = worker(
+        *("-c", "1"),
+        OOPS_TASK_TIME_LIMIT="8",
+        **keeper(
+            """
+            if seen == 1:
+                time.sleep(3600)
+            return repository.publish(report)
+            """
+        ),
+    )
+    publish({"hangs": "once"})
+    eventually(lambda: list(tmp_path.glob("seen-*")))
+    broker.ctl("close_all_connections", "a test")
+    eventually(started.files)
+    assert "hard time limit" in started.text()

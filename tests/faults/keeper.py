@@ -44,7 +44,7 @@ def obey(order: str | None, report_id: str) -> None:
     if order == "exit":
         os._exit(9)
     if order == "kill the worker":
-        os.killpg(os.getppid(), signal.SIGKILL)
+        os.killpg(0, signal.SIGKILL)  # its group
     if order == "verbose once" and is_first(report_id):
         raise OSError("x" * 100_000)
     if order == "count":

@@ -120,6 +120,20 @@ PROTECTIONS = (
         ),
     ),
     Protection(
+        "what may have killed the whole worker waits a bit, in pools without batches",
+        (
+            (
+                "oops_celery/later.py",
+                'if request.delivery_info["redelivered"]:',
+                "if False:",
+            ),
+        ),
+        (
+            "test_reports.py"
+            "::test_such_a_report_keeps_nobody_waiting_in_other_pools[solo]",
+        ),
+    ),
+    Protection(
         "a lost connection, and the end of a worker, leave no message half done",
         (("oops_celery/worker.py", "self.pool_cls = Pool", "pass"),),
         tuple(
@@ -137,7 +151,7 @@ PROTECTIONS = (
         (
             (
                 "oops_celery/batching.py",
-                "report = self._lost.pop(request.id, None)",
+                "report = self._lost.get(request.id) if redelivered else None",
                 "report = None",
             ),
         ),

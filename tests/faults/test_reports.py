@@ -36,6 +36,24 @@ def test_a_report_that_kills_the_whole_worker_keeps_nobody_waiting(
     celery_setup: Setup,
 ) -> None:
     """RabbitMQ puts it back to its place; some others are done before it each time."""
+    all_but_one_are_kept(celery_setup)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        pytest.param(name, marks=pytest.mark.workers(1, OOPS_WORKER_POOL=name))
+        for name in ("solo", "threads")
+    ],
+)
+def test_such_a_report_keeps_nobody_waiting_in_other_pools(
+    celery_setup: Setup, pool: str
+) -> None:
+    all_but_one_are_kept(celery_setup)
+
+
+def all_but_one_are_kept(celery_setup: Setup) -> None:
+    """Start the worker again and again, with a report that kills it among others."""
     worker, broker = celery_setup.worker.container, celery_setup.broker
     with celery_setup.worker.pause():
         for number in range(60):
