@@ -305,7 +305,8 @@ def environment(**changes: str) -> dict[str, str]:
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("OOPS_", "RABBITMQ_", "CELERY_"))
+        # COLUMNS: set by test runners, and it wraps what a pipe gets.
+        if not name.startswith(("OOPS_", "RABBITMQ_", "CELERY_", "COLUMNS"))
     }
     return {**inherited, **changes}
 
