@@ -11,7 +11,7 @@ RUNS ?= 20
 LOSSES ?= 12
 
 .DEFAULT_GOAL := help
-.PHONY: help run fail test test-faults test-protections soak soak-losses memory matrix bench lint worker flower wheel clean setup rabbitmq chromium screenshots
+.PHONY: help run fail test test-long test-faults test-protections soak soak-losses memory matrix bench lint worker flower wheel clean setup rabbitmq chromium screenshots
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -22,8 +22,11 @@ run: $(READY)  ## See it work: errors raised, reported, kept and shown; Ctrl-C e
 fail: $(READY)  ## Fail once more, while `make run` runs in another terminal
 	@$(BIN)/python -m examples.shop
 
-test: $(READY) rabbitmq chromium  ## Run all tests, against private RabbitMQ nodes
-	$(BIN)/python -m pytest $(TESTS) $(OPTIONS)
+test: $(READY) rabbitmq chromium  ## Run the tests, against private RabbitMQ nodes
+	$(BIN)/python -m pytest $(TESTS) -m "not long" $(OPTIONS)
+
+test-long: $(READY) rabbitmq  ## Run the long ones: other pools and programs, installs, restarts
+	$(BIN)/python -m pytest $(TESTS) -m long $(OPTIONS)
 
 test-faults: $(READY) rabbitmq  ## Run the tests that kill, freeze and fill up what there is
 	$(BIN)/python -m pytest tests/faults $(OPTIONS)

@@ -68,6 +68,8 @@ _REFUSED = {
     # With limits for a whole channel, what quorum queues do not know.
     "worker_detect_quorum_queues": "the worker knows its queue; leave it out",
     "worker_direct": "the worker takes reports from OOPS_QUEUE alone; leave it out",
+    # Reports at work would have no end.
+    "worker_pool_restarts": "end the worker, and start it again; leave it out",
     "worker_timer": _OWN_CLASS,
 }
 

@@ -51,11 +51,23 @@ QUICK_TOPOLOGY = re.sub(
 )
 
 
+#: Modules whose tests are for `make test-long`; and so are those of other pools.
+LONG = ("benchmarks", "deploying", "django", "failures_pools", "forks", "package")
+OTHER_POOLS = {"threads", "solo", "gevent", "eventlet"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that a cell of the matrix leaves out: it has no network."""
+    """Mark the tests that `make test`, or a cell of the matrix, leaves out."""
     for item in items:
         if "old_python" in getattr(item, "fixturenames", ()):
-            item.add_marker("installs")
+            item.add_marker("installs")  # a cell has no network
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        if (
+            item.path.stem.removeprefix("test_") in LONG
+            or OTHER_POOLS & set(re.findall(r"\w+", str([*parameters.values()])))
+            or any(map(item.get_closest_marker, ("slow", "restarts")))
+        ):
+            item.add_marker("long")
 
 
 def eventually(check: Callable[[], Any], timeout: float = PATIENCE) -> Any:
