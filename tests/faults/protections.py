@@ -128,9 +128,10 @@ PROTECTIONS = (
                 "if False:",
             ),
         ),
-        (
-            "test_reports.py"
-            "::test_such_a_report_keeps_nobody_waiting_in_other_pools[solo]",
+        tuple(
+            f"test_reports.py::test_such_a_report_keeps_nobody_waiting_in_other_pools"
+            f"[{pool}]"
+            for pool in ("solo", "threads")
         ),
     ),
     Protection(
