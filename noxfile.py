@@ -24,8 +24,8 @@ COLUMNS = ["Python", "Celery", "kombu", "amqp", "billiard", "RabbitMQ"]
 #: Exit code of tests/in-debian on a machine that cannot have one.
 CANNOT = 77
 
-#: What runs in a cell, which is for what differs between versions.
-CHOSEN = ["-m", "not slow and not restarts and not installs"]
+#: What runs in a cell, which is for what differs between versions: no other pools.
+CHOSEN = ["-m", "not long and not installs"]
 PUBLISHER = ["tests/test_wire.py", "tests/test_publisher.py", "tests/test_failures.py"]
 WORKER = [
     *PUBLISHER,
