@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # What it takes to run a worker and the examples; and the tests.
-RUNS := $(VENV)/.runs
+BASE := $(VENV)/.base
 READY := $(VENV)/.ready
 OLD := $(VENV)/oops-amqp
 TESTS ?= tests --ignore tests/faults
@@ -18,10 +18,10 @@ LOSSES ?= 12
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
 
-run: $(RUNS)  ## See it work: errors raised, reported, kept and shown; Ctrl-C ends it
+run: $(BASE)  ## See it work: errors raised, reported, kept and shown; Ctrl-C ends it
 	@$(BIN)/python -m examples.tour
 
-fail: $(RUNS)  ## Fail once more, while `make run` runs in another terminal
+fail: $(BASE)  ## Fail once more, while `make run` runs in another terminal
 	@$(BIN)/python -m examples.shop
 
 test: $(READY) rabbitmq chromium  ## Run the tests, against private RabbitMQ nodes
@@ -56,10 +56,10 @@ lint: $(READY)  ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-worker: $(RUNS)  ## Run a worker (RABBITMQ_URL says where the broker is)
+worker: $(BASE)  ## Run a worker (RABBITMQ_URL says where the broker is)
 	$(BIN)/celery -A oops_celery worker --loglevel INFO
 
-flower: $(RUNS)  ## Watch the reports on http://localhost:5555
+flower: $(BASE)  ## Watch the reports on http://localhost:5555
 	$(BIN)/celery -A oops_celery flower
 
 wheel: $(READY)  ## Build dist/celery_oops-VERSION-py3-none-any.whl, to install elsewhere
@@ -73,15 +73,15 @@ clean:  ## Remove what the other commands made
 
 setup: $(READY)
 
-$(RUNS): pyproject.toml constraints.txt
+$(BASE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 		echo "oops-celery needs Python 3.10 or later; $(PYTHON) is older: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@echo "Setting up $(VENV), once; this takes a minute ..." >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker]' oops-wsgi
-	@touch $(RUNS)
+	@touch $(BASE)
 
-$(READY): $(RUNS)
+$(READY): $(BASE)
 	@echo "Installing what the tests need, once; this takes a minute or two ..." >&2
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@# For the tests, without the package bson that they ask for: PyMongo has that name.
