@@ -21,7 +21,7 @@ from oops_celery.batching import MAX_REPORTS
 from oops_celery.celery import App, for_a_person, worker_name
 from oops_celery.environment import check_worker_options
 from oops_celery.imports import check_imports, guarded, load
-from oops_celery.pool import Pool
+from oops_celery.prefork import Pool
 from oops_celery.problems import read_file
 from oops_celery.settings import SettingsError
 from oops_celery.topology import TopologyError

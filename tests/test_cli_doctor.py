@@ -86,7 +86,7 @@ def test_with_a_worker_all_is_well(
     worker("-c", "1")
     found = doctor("--management-url", management_url(broker))
     assert found.wrong == {}
-    assert found.unknown == {}
+    assert set(found.unknown) <= {"celery"}  # before 5.6, see test_package
     assert set(found.ok) == {
         *("broker", "topology", "consumers", "dead letters", "workers", "retries"),
         *("permissions", "clock", "bson", "repository"),
@@ -374,8 +374,8 @@ def test_for_a_person_each_check_is_a_line_with_what_to_do(
         assert (done.returncode, done.stderr) == (1, "")
         return done.stdout.splitlines()
 
-    found = lines(COLUMNS="")
-    assert len(found) == 8
+    found = [one for one in lines(COLUMNS="") if " celery: " not in one]
+    assert len(found) == 8  # and one more before Celery 5.6
     assert "wrong   dead letters: 1 in queue oopses.dead; oops-celery dead list" in (
         "\n".join(found)
     )
