@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -30,7 +31,9 @@ def management_url(node: Node) -> str:
             [f"{RABBITBIN}/rabbitmq-plugins", "-n", name, "enable"]
             + ["rabbitmq_management"],
             check=True,
-            env={**os.environ, "HOME": node.home},  # where the cookie is
+            # HOME: where the cookie is. The folder of the plugins, because the command of
+            # Debian's 4.0 takes its default, a list with a folder that is missing, for one.
+            env={**os.environ, "HOME": node.home, "RABBITMQ_PLUGINS_DIR": _plugins()},
             capture_output=True,
             timeout=120,
         )
@@ -38,6 +41,11 @@ def management_url(node: Node) -> str:
         eventually(lambda: _answers(url))
         _urls[node.host] = url
     return _urls[node.host]
+
+
+def _plugins() -> str:
+    (folder,) = Path(RABBITBIN).parent.glob("lib/rabbitmq_server-*/plugins")
+    return str(folder)
 
 
 def _answers(url: str) -> bool:
