@@ -31,8 +31,8 @@ def management_url(node: Node) -> str:
             [f"{RABBITBIN}/rabbitmq-plugins", "-n", name, "enable"]
             + ["rabbitmq_management"],
             check=True,
-            # HOME: where the cookie is. The folder of the plugins, because the command of
-            # Debian's 4.0 takes its default, a list with a folder that is missing, for one.
+            # HOME has the cookie. Debian's 4.0 takes its default folders of plugins, a
+            # list, for one folder, which is missing.
             env={**os.environ, "HOME": node.home, "RABBITMQ_PLUGINS_DIR": _plugins()},
             capture_output=True,
             timeout=120,
