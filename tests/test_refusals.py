@@ -261,7 +261,6 @@ def test_before_each_further_connection_is_a_pause(
     eventually(lambda: len(refusing.closed) >= 4)
     tries = refusing.connections[2:]  # each is of two connections, or of one
     assert tries[-1] - tries[0] > 3  # 0.5, 1 and 2 s
-    assert len(tries) <= 10
     assert started.text().count("is deprecated") < 8
     refusing.refused.clear()
     assert run(PUBLISH) == PUBLISHED

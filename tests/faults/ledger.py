@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ class Ledger:
     parked: Counter[str]
     #: Messages that are still in the queue or in a retry queue.
     waiting: Counter[str]
+    #: Parked without a confirm in time, as under an alarm: RabbitMQ may take such a
+    #: message later, and the report, which went back to its queue, is parked again.
+    unconfirmed: frozenset[str] = frozenset()
 
     @property
     def published(self) -> frozenset[str]:
@@ -40,8 +44,9 @@ class Ledger:
     @property
     def twice(self) -> list[str]:
         """Ids with two files in the repository, or two dead letters."""
-        there = (*self.kept.items(), *self.parked.items())
-        return sorted({one for one, times in there if times > 1})
+        kept = {one for one, times in self.kept.items() if times > 1}
+        parked = {one for one, times in self.parked.items() if times > 1}
+        return sorted(kept | parked - self.unconfirmed)
 
     @property
     def both(self) -> list[str]:
@@ -60,6 +65,12 @@ class Ledger:
         assert self.twice == []
         assert not self.waiting
         assert self.fallen_back == set(self.fallback)
+
+
+#: What a worker says of a report that it could not park.
+_UNCONFIRMED = re.compile(
+    r"(OOPS-[0-9a-f]{32})(?: cannot be parked|\] .*; goes back to its queue)"
+)
 
 
 class Records:
@@ -93,6 +104,11 @@ class Records:
             fallback=self._files("fallback"),
             parked=Counter(parked),
             waiting=Counter(waiting),
+            unconfirmed=frozenset(
+                one
+                for log in self._home.glob("*.log")
+                for one in _UNCONFIRMED.findall(log.read_text(errors="replace"))
+            ),
         )
 
     def _files(self, folder: str) -> Counter[str]:
