@@ -26,6 +26,8 @@ CANNOT = 77
 
 #: What runs in a cell, which is for what differs between versions: no other pools.
 CHOSEN = ["-m", "not long and not installs"]
+if os.environ.get("CI"):  # as the other tests there; see .ci/run
+    CHOSEN += ["--reruns", "1", "-r", "aR"]
 PUBLISHER = ["tests/test_wire.py", "tests/test_publisher.py", "tests/test_failures.py"]
 WORKER = [
     *PUBLISHER,
