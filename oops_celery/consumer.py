@@ -82,7 +82,7 @@ class Consumer(CelerysConsumer):
                 if "delayed_delivery" not in step and "control" not in step
             ),
             "oops_celery.controlling:Control",
-            "oops_celery.dispatching:Dispatching",
+            "oops_celery.dispatcher.lanes:Dispatching",
             "oops_celery.watchdog:Watchdog",
         )
 

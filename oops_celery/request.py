@@ -13,7 +13,7 @@ from celery.worker import state
 from celery.worker.state import task_ready
 
 from oops_celery import deadletters, suspects, wire
-from oops_celery.consumers import ConsumerFailed
+from oops_celery.dispatcher.instances import ConsumerFailed
 from oops_celery.receiving import NotTaken
 from oops_celery.refusals import refusals
 

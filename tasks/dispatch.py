@@ -9,7 +9,8 @@ from celery import Task, signals
 
 from oops_celery import adoption, wire
 from oops_celery.celery import app
-from oops_celery.consumers import Instances, Message
+from oops_celery.dispatcher.instances import Instances
+from oops_celery.dispatcher.message import Message
 from oops_celery.imports import load
 from oops_celery.outcome import Task as OutcomeStands
 

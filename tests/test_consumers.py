@@ -8,14 +8,10 @@ from typing import Any, ClassVar
 import pytest
 from celery.exceptions import Reject
 
-from oops_celery import consumers
-from oops_celery.consumers import (
-    AlreadyAnswered,
-    ConsumerFailed,
-    Instances,
-    Message,
-    Proxy,
-)
+from oops_celery.dispatcher import instances
+from oops_celery.dispatcher.instances import ConsumerFailed, Instances
+from oops_celery.dispatcher.message import Message
+from oops_celery.dispatcher.proxy import AlreadyAnswered, Answer, Proxy
 
 
 def message(body: bytes = b"hello", **properties: Any) -> Message:
@@ -147,7 +143,7 @@ def test_an_error_that_cannot_be_said() -> None:
 
 
 def test_a_consumer_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consumers, "GIVE_BACK_PAUSE", 0.0)
+    monkeypatch.setattr(instances, "GIVE_BACK_PAUSE", 0.0)
 
     class Consumer:
         def __init__(self) -> None:
@@ -164,7 +160,7 @@ def test_a_second_answer_is_an_error() -> None:
     for again in (amqp.ack, amqp.nack, amqp.reject):
         with pytest.raises(AlreadyAnswered, match="Already responded"):
             again()
-    assert amqp.answer is consumers.Answer.ACK
+    assert amqp.answer is Answer.ACK
 
 
 def test_publishing() -> None:

@@ -1,0 +1,1 @@
+"""amqp-dispatcher's ``Consumer`` classes, run as Celery tasks."""
