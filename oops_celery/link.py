@@ -45,6 +45,8 @@ class Link:
         self.confirm = confirm
         self.connection = connection  # closed when it is forgotten, so hold it
         self.returned: Exception | None = None
+        #: Whether no message has been published on it yet.
+        self.new = True
         #: Whether the broker has nacked what this channel sent.
         self.nacked = False
         self._begin()

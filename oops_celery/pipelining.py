@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -40,7 +41,11 @@ def send_many(
         For each message, in order: None, or why it was not taken.
     """
     pipeline = _Pipeline(sender)
+    messages = iter(messages)
     try:
+        if sender.confirm:  # the first by itself: its queue may not have a leader yet
+            for body, options in itertools.islice(messages, 1):
+                yield pipeline.send_alone(body, options)
         for body, options in messages:
             pipeline.send(_Sent(body, options))
             while pipeline.in_flight >= window:
@@ -98,6 +103,17 @@ class _Pipeline:
         self._tag += 1
         self._unconfirmed[self._tag] = sent
         self._guarded(lambda: self._publish(sent))
+
+    def send_alone(self, body: bytes, options: Mapping[str, Any]) -> SendError | None:
+        """Send a message, and wait until the broker has it, or has refused it."""
+        try:
+            self._sender.send(body, **options)
+        except Refused as error:
+            return error
+        except Unavailable as error:
+            self._fail(error)
+            return error
+        return None
 
     def wait(self) -> None:
         """Wait for the broker to say something."""

@@ -22,6 +22,11 @@ from oops_celery.link import Link, Refused, Unavailable, forget_inherited
 #: Idle connections that are kept for the next report.
 MAX_IDLE = 8
 
+#: Seconds that a new quorum queue is given to elect its leader: until then RabbitMQ
+#: nacks what it is sent. And seconds between two tries.
+ELECTION = 2.0
+ELECTION_PAUSE = 0.05
+
 
 class Sender:
     """A pool of links: as many as threads publish at the same time.
@@ -130,9 +135,7 @@ class Sender:
         self, link: Link, body: bytes, deadline: float, options: Mapping[str, Any]
     ) -> None:
         try:
-            if link.nacked:
-                link.renew_channel(_until(deadline))
-            link.publish(body, _until(deadline), **options)
+            self._publish_when_led(link, body, deadline, options)
         except Refused:
             self.put(link)
             raise
@@ -150,6 +153,28 @@ class Sender:
             self.discard(link)
             raise
         self.put(link)
+
+    @staticmethod
+    def _publish_when_led(
+        link: Link, body: bytes, deadline: float, options: Mapping[str, Any]
+    ) -> None:
+        """Publish; on a new link, again while its queue may be electing a leader.
+
+        Another thread or process may have declared the queue a moment ago.
+        """
+        last_try = min(deadline, time.monotonic() + ELECTION) - ELECTION_PAUSE
+        try:
+            while True:
+                if link.nacked:
+                    link.renew_channel(_until(deadline))
+                try:
+                    return link.publish(body, _until(deadline), **options)
+                except MessageNacked:
+                    if not link.new or time.monotonic() > last_try:
+                        raise
+                time.sleep(ELECTION_PAUSE)
+        finally:
+            link.new = False
 
     def _make_link(self, timeout: float) -> Link:
         link = Link(self._connect(), self.confirm, timeout)
