@@ -163,7 +163,7 @@ PROTECTIONS = (
         ),
     ),
     Protection(
-        "a report is judged by its own processes, and not while the worker ends",
+        "a report is judged by its own processes",
         (
             (
                 "oops_celery/request.py",
@@ -172,14 +172,19 @@ PROTECTIONS = (
                 'self.delivery_info["redelivered"]',
             ),
         ),
+        ("test_losses.py::test_an_innocent_report_is_not_judged_by_lost_connections",),
+    ),
+    Protection(
+        "a report is judged at its second end, and not while the worker ends",
         (
-            "test_losses.py::test_an_innocent_report_is_not_judged_by_lost_connections",
-            "test_signals.py::test_supervisord_that_stops_the_group",
-            *(
-                f"test_signals.py::test_sigterm_to_all_processes[{signals}]"
-                for signals in ("once", "twice", "twice_at_once", "processes_first")
+            (
+                "oops_celery/request.py",
+                "not (self._already_cancelled or _is_stopping())\n"
+                "            and suspects.add(self.id) > 1",
+                "suspects.add(self.id) > 0",
             ),
         ),
+        ("test_signals.py::test_supervisord_that_stops_the_group",),
     ),
     Protection(
         "a delivery limit that no network reaches",
@@ -350,6 +355,13 @@ WITHOUT = {
         under_load("freeze_worker"), "RabbitMQ holds what the worker does not take"
     ),
     **dict.fromkeys(under_load("repository_gone"), "the folder that is needed is made"),
+    **dict.fromkeys(
+        (
+            f"test_signals.py::test_sigterm_to_all_processes[{signals}]"
+            for signals in ("once", "twice", "twice_at_once", "processes_first")
+        ),
+        "RabbitMQ delivers again what was at work when the connection ended",
+    ),
     **dict.fromkeys(
         (
             "test_losses.py::test_sixty_losses",

@@ -102,12 +102,18 @@ def test_supervisord_that_stops_the_group(place: Field) -> None:
             patience=PATIENCE,
         ).replace("%h", "%%h")
     )
-    supervisord = Path(sys.executable).with_name("supervisord")
     received = 0
     for _ in range(3):
         with (place.home / "supervisord.out").open("ab") as out:
             process = subprocess.Popen(
-                [supervisord, "--nodaemon", "-c", settings],
+                [
+                    sys.executable,
+                    "-m",
+                    "supervisor.supervisord",
+                    "--nodaemon",
+                    "-c",
+                    settings,
+                ],
                 env=place.worker.environ,
                 stdout=out,
                 stderr=out,
