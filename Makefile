@@ -46,7 +46,7 @@ memory: $(READY) rabbitmq  ## Measure the worker's memory, over 100,000 reports
 	@cd tests && exec $(abspath $(BIN))/python -m faults.memory
 
 matrix: $(READY) rabbitmq  ## Test other versions of Celery, Python and RabbitMQ: CELLS="python-3.12 table"
-	@$(BIN)/nox --noxfile noxfile.py $(foreach cell,$(CELLS),-s "$(cell)")
+	@$(BIN)/nox --noxfile noxfile.py $(if $(CELLS),-s $(foreach cell,$(CELLS),"$(cell)"))
 
 bench: $(READY) $(OLD)/.ready rabbitmq  ## Measure against oops-amqp and the limits: BENCH="--only publishing"
 	@$(BIN)/python -m benchmarks --old-python $(OLD)/bin/python $(BENCH)
