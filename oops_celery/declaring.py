@@ -93,7 +93,7 @@ class Declaring:
 
     def bind(self, queue: Queue, binding: Any) -> None:
         """Declare a binding."""
-        source, key = binding.exchange.name, binding.routing_key or ""
+        source = binding.exchange.name
         ends = {
             self._refused.get(("queue", queue.name)),
             self._refused.get(("exchange", source)),
@@ -101,11 +101,11 @@ class Declaring:
         # Missing, or another connection's own: its bindings would only be refused too.
         if ends & {404, 405}:
             return
-        what = ("binding", source, queue.name, key, repr(binding.arguments))
+        name = binding_name(queue, binding)
+        what = ("binding", name, repr(binding.arguments))
         refused = self._try(what, partial(_bind, queue, binding))
         if refused is None or (refused[0] == 404 and ends != {None}):
             return  # that an end is not there has been said
-        name = f"{source} -> {queue.name}" + (f" ({key})" if key else "")
         self.refusals.append(Refusal("binding", name, *refused))
 
     def _try(
@@ -145,6 +145,12 @@ class Declaring:
         channel, self._channel = self._channel, None
         if channel is not None:
             channel.close()
+
+
+def binding_name(queue: Queue, binding: Any) -> str:
+    """Return what a refusal calls a binding: ``exchange -> queue (routing key)``."""
+    key = f" ({binding.routing_key})" if binding.routing_key else ""
+    return f"{binding.exchange.name} -> {queue.name}{key}"
 
 
 def is_refusal(error: BaseException) -> bool:

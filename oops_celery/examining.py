@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 #: hangs, or the machine is very busy.
 PING_TIMEOUT = 1.0
 
+#: Things that are missing or different that are named; the rest is counted.
+NAMED = 5
+
 #: Seconds that others may look at dead letters, which hides them.
 LOOK_TIMEOUT = 30.0
 
@@ -189,11 +192,13 @@ def _examine_queues(
     found = compare(topology, open_channel)
     differing = [each for each in found if each.what != "unknown"]
     if differing:
-        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+        named = "; ".join(map(_said, differing[:NAMED]))
+        left = len(differing) - NAMED
+        more = f" (and {left} more)" if left > 0 else ""
         yield Finding(
             "topology",
             "wrong",
-            f"{_said(differing[0])}{more}",
+            f"{named}{more}",
             "oops-celery topology diff tells all, topology declare makes what is"
             " missing, or says why the broker refuses it",
         )

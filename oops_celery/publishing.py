@@ -103,6 +103,15 @@ class Publisher:
         self._health = Breaker(self._sender)
         weakref.finalize(self, _close, self._sender)  # at the program's end too
 
+    @property
+    def connection_factory(self) -> Callable[[], Any]:
+        """Returns the connections that are made from now on; may be set."""
+        return self._sender.connect
+
+    @connection_factory.setter
+    def connection_factory(self, factory: Callable[[], Any]) -> None:
+        self._sender.connect = factory
+
     def __getattr__(self, name: str) -> Any:
         """Read a setting that was not given when it is first needed.
 

@@ -48,7 +48,8 @@ class Sender:
         confirm: bool = True,
         on_open: Callable[[Link], None] | None = None,
     ) -> None:
-        self._connect = connect
+        #: Makes the connection of the next link.
+        self.connect = connect
         self._timeout = timeout
         self.confirm = confirm
         self._on_open = on_open
@@ -177,7 +178,7 @@ class Sender:
             link.new = False
 
     def _make_link(self, timeout: float) -> Link:
-        link = Link(self._connect(), self.confirm, timeout)
+        link = Link(self.connect(), self.confirm, timeout)
         self._open[id(link)] = link
         if self._on_open is not None:
             try:

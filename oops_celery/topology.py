@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import amqp
 import kombu
 
-from oops_celery.declaring import CLOSED, Declaring, Refusal, is_refusal
+from oops_celery.declaring import CLOSED, Declaring, Refusal, binding_name, is_refusal
 from oops_celery.entities import Channel, Exchange, Queue
 from oops_celery.problems import Problem, TopologyError, read_file
 
@@ -192,6 +192,26 @@ class Topology:
             binding.exchange.name == exchange
             and (types[exchange] == "fanout" or binding.routing_key == key)
             for binding in (queue.bindings if queue else ())
+        )
+
+    def part(self, refusals: Iterable[Refusal]) -> Topology:
+        """Return what was refused, with the queues that it keeps from being bound."""
+        refused = {(each.kind, each.name) for each in refusals}
+        return replace(
+            self,
+            exchanges=tuple(
+                each for each in self.exchanges if ("exchange", each.name) in refused
+            ),
+            queues=tuple(
+                queue
+                for queue in self.queues
+                if ("queue", queue.name) in refused
+                or any(
+                    ("binding", binding_name(queue, each)) in refused
+                    or ("exchange", each.exchange.name) in refused
+                    for each in queue.bindings
+                )
+            ),
         )
 
     def declare(self, open_channel: Callable[[], Channel]) -> list[Refusal]:

@@ -584,6 +584,48 @@ def test_a_queue_that_comes_later_is_found(
     eventually(lambda: notes(started) == ["one", "two"])
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
+def test_what_the_broker_lacks_is_declared_once_it_can_be(
+    node: Node, dispatcher: Callable[..., Worker], pool: str
+) -> None:
+    """An exchange and a queue that others make, in their own time."""
+    started = dispatcher(
+        """
+        queues:
+          - queue: work
+            bindings:
+              - {exchange: notify, routing_key: a}
+              - {exchange: notify, routing_key: b}
+          - {queue: other, passive: true, bindings: [{exchange: notify}]}
+        consumers: [{consumer: "workers:Consumer", queue: work}]
+        """,
+        """
+        class Consumer:
+            def consume(self, amqp, msg):
+                note(msg.text)
+            def shutdown(self, exception=None): pass
+        """,
+        *("-P", pool),
+    )
+    missing = ["queue other: it is not there", "binding notify -> work (a): the broker"]
+    eventually(lambda: all(each in started.text() for each in missing))
+    with node.connect() as connection:
+        channel = connection.channel()
+        channel.exchange_declare("notify", "direct", durable=True, auto_delete=False)
+        there = "binding notify -> work (b) is declared now"
+        eventually(lambda: there in started.text())
+        assert "queue other is declared now" not in started.text()
+        for key in ("a", "b"):
+            channel.basic_publish(amqp.Message(key), "notify", key)
+        eventually(lambda: notes(started) == ["a", "b"])
+        channel.queue_declare("other", durable=True, auto_delete=False)
+        eventually(lambda: "queue other is declared now" in started.text())
+        channel.basic_publish(amqp.Message("c"), "notify", "")
+        eventually(lambda: node.count("other") == 1)
+    # Each is said once, however often it was tried.
+    assert all(started.text().count(each) == 1 for each in (*missing, there))
+
+
 def test_reports_and_consumers_in_one_worker(
     node: Node, dispatcher: Callable[..., Worker], run: Callable[..., str]
 ) -> None:

@@ -89,6 +89,16 @@ def test_the_connection_factories_of_oops_amqp_work(
     assert len(broker.messages("q")) == 2
 
 
+def test_the_connection_factory_may_be_exchanged(broker: Node, queue: str) -> None:
+    nowhere = functools.partial(amqp.Connection, host="127.0.0.1:1")
+    publisher = Publisher(nowhere, "there", "")
+    assert publisher.connection_factory is nowhere
+    assert publisher(KNOWN) == []
+    publisher = Publisher(nowhere, "there", "")
+    publisher.connection_factory = amqp_factory(broker)
+    assert publisher(KNOWN) == [KNOWN_ID]
+
+
 def test_the_receiver_of_oops_amqp_reads_it(
     broker: Node, publisher: Publisher, old_python: Path
 ) -> None:
