@@ -25,8 +25,9 @@ from oops_celery import adoption, deadletters, incoming, troubles, wire
 from oops_celery.acknowledging import Acknowledger
 from oops_celery.batching import Batches
 from oops_celery.celery import Connection
-from oops_celery.declaring import Refusal, is_refusal
+from oops_celery.declaring import is_refusal
 from oops_celery.publishing import TASK_NAME
+from oops_celery.redeclaration import Refused
 from oops_celery.refusals import TICK, refusals
 
 #: Seconds that an event waits for others, to go with them in one message: Celery sends
@@ -108,10 +109,8 @@ class Consumer(CelerysConsumer):
         self._next_pause = FIRST_PAUSE
         #: Whether the last one worked, until it was lost.
         self._was_lost = False
-        #: What the broker refused of the topology when it was last declared; and what
-        #: has been said of the topology.
-        self.refusals: list[Refusal] = []
-        self._problems: set[str] = set()
+        #: What the broker refuses of the topology.
+        self.refused = Refused(self.app.topology)
         #: What was wrong with the broker when it was last said.
         self._trouble: troubles.Trouble | None = None
         self._telling: Any = None
@@ -129,37 +128,15 @@ class Consumer(CelerysConsumer):
         """Connect, and declare the topology before anything is consumed."""
         connection = super().connect()
         first = connection.connection
-        self.note(self.app.topology.declare(connection.channel))
+        self.refused.note(self.app.topology.declare(connection.channel))
         queue = self.app.oops.queue
-        if any(each.code == 404 and each.name == queue for each in self.refusals):
+        if any(each.code == 404 and each.name == queue for each in self.refused.now):
             raise WorkerShutdown(1)
         if self.hub and connection.connection is not first:  # a refusal has closed it
             connection.register_with_event_loop(self.hub)
         self._acknowledger = Acknowledger(connection.default_channel)
         incoming.as_they_come(connection.default_channel, self._acknowledger)
         return connection
-
-    def note(self, refusals: list[Refusal]) -> None:
-        """Log what the broker refuses of the topology when it is new, and its end.
-
-        Args:
-            refusals: All that the broker refuses now.
-        """
-        topology = self.app.topology
-        for level, problem in (
-            *((logging.WARNING, each) for each in topology.warnings),
-            *((logging.ERROR, each) for each in refusals),
-        ):
-            if str(problem) not in self._problems:  # else it was said
-                logger.log(level, "%s: %s", topology.source, problem)
-        still = {(each.kind, each.name) for each in refusals}
-        for each in self.refusals:
-            if (each.kind, each.name) not in still:
-                logger.warning(
-                    "%s: %s %s is declared now", topology.source, each.kind, each.name
-                )
-        self._problems = {*map(str, topology.warnings), *map(str, refusals)}
-        self.refusals = refusals
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect; try again for as long as it takes, and say why once."""

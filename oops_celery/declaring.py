@@ -104,8 +104,8 @@ class Declaring:
         name = binding_name(queue, binding)
         what = ("binding", name, repr(binding.arguments))
         refused = self._try(what, partial(_bind, queue, binding))
-        if refused is None or (refused[0] == 404 and ends != {None}):
-            return  # that an end is not there has been said
+        if refused is None or (refused[0] == 404 and ends - {None, 406}):
+            return  # an end is not there, and its refusal has been said; 406: it is
         self.refusals.append(Refusal("binding", name, *refused))
 
     def _try(

@@ -6,6 +6,7 @@ a queue would stay unbound until the next lost connection, and messages would be
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import amqp
@@ -13,6 +14,9 @@ from celery import bootsteps
 
 if TYPE_CHECKING:
     from oops_celery.declaring import Refusal
+    from oops_celery.topology import Topology
+
+logger = logging.getLogger(__name__)
 
 #: Seconds before it is tried again: at first, and at most.
 FIRST_PAUSE = 1.0
@@ -21,6 +25,42 @@ LONGEST_PAUSE = 8.0
 #: What may be granted later, and costs a channel at most: no right, not there, another
 #: connection's own. A difference (406) stays, and others close the connection.
 LATER = {amqp.AccessRefused.code, amqp.NotFound.code, amqp.ResourceLocked.code}
+
+
+class Refused:
+    """What the broker refuses of a topology, logged when it is new and at its end.
+
+    Args:
+        topology: The topology; its warnings are logged with the first refusals.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        self._topology = topology
+        #: All that it refused when it was last asked.
+        self.now: list[Refusal] = []
+        self._said: set[str] = set()
+
+    def note(self, refusals: list[Refusal]) -> None:
+        """Log what has changed.
+
+        Args:
+            refusals: All that the broker refuses now.
+        """
+        warnings, source = self._topology.warnings, self._topology.source
+        for level, problem in (
+            *((logging.WARNING, each) for each in warnings),
+            *((logging.ERROR, each) for each in refusals),
+        ):
+            if str(problem) not in self._said:
+                logger.log(level, "%s: %s", source, problem)
+        still = {(each.kind, each.name) for each in refusals}
+        for each in self.now:
+            if (each.kind, each.name) not in still:
+                logger.warning(
+                    "%s: %s %s is declared now", source, each.kind, each.name
+                )
+        self._said = {*map(str, warnings), *map(str, refusals)}
+        self.now = refusals
 
 
 class Redeclaration(bootsteps.StartStopStep):
@@ -48,7 +88,7 @@ class Redeclaration(bootsteps.StartStopStep):
             timer.cancel()
 
     def _wait(self, consumer: Any) -> None:
-        if any(map(_may_be_granted, consumer.refusals)):
+        if any(map(_may_be_granted, consumer.refused.now)):
             again = (self._declare, consumer, consumer.connection)
             self._timer = consumer.timer.call_after(
                 self._pause, consumer.call_soon, again
@@ -59,10 +99,11 @@ class Redeclaration(bootsteps.StartStopStep):
         if consumer.connection is not connection or not connection.connected:
             return  # it was lost, and all is declared on the next one
         raw = connection.connection
-        missing = list(filter(_may_be_granted, consumer.refusals))
-        others = [one for one in consumer.refusals if one not in missing]
-        part = consumer.app.topology.part(missing)
-        consumer.note(others + part.declare(connection.channel))
+        refused = consumer.refused
+        missing = list(filter(_may_be_granted, refused.now))
+        again = consumer.app.topology.part(missing).declare(connection.channel)
+        # A queue whose binding is missing may be refused for a difference as well.
+        refused.note([*{*refused.now} - {*missing} - {*again}, *again])
         if connection.connection is not raw:
             raise amqp.RecoverableConnectionError("a refusal has closed the connection")
         self._wait(consumer)
