@@ -93,20 +93,20 @@ class Declaring:
 
     def bind(self, queue: Queue, binding: Any) -> None:
         """Declare a binding."""
-        source = binding.exchange.name
-        ends = {
-            self._refused.get(("queue", queue.name)),
-            self._refused.get(("exchange", source)),
-        }
+        ends = {"queue": queue.name, "exchange": binding.exchange.name}
+        said = {end: self._refused.get((end, name)) for end, name in ends.items()}
         # Missing, or another connection's own: its bindings would only be refused too.
-        if ends & {404, 405}:
+        if {404, 405} & set(said.values()):
             return
         name = binding_name(queue, binding)
         what = ("binding", name, repr(binding.arguments))
         refused = self._try(what, partial(_bind, queue, binding))
-        if refused is None or (refused[0] == 404 and ends - {None, 406}):
-            return  # an end is not there, and its refusal has been said; 406: it is
-        self.refusals.append(Refusal("binding", name, *refused))
+        if refused is None:
+            return
+        code, text = refused
+        if code == 404 and any(said[end] and f"no {end} " in text for end in ends):
+            return  # the end that is not there was refused itself
+        self.refusals.append(Refusal("binding", name, code, text))
 
     def _try(
         self, what: Hashable, declare: Callable[[Channel], Any]
