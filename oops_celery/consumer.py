@@ -96,8 +96,7 @@ class Consumer(CelerysConsumer):
         #: Where reports wait for the pool; None where they need not.
         self.batches: Batches | None = None
         if self.hub and self.pool.uses_semaphore:
-            consumers = self.app.topology.consumers
-            self.batches = Batches(self, sum(one.consumer_count for one in consumers))
+            self.batches = Batches(self, self.controller.places)
         #: Acknowledgements and rejections, until the loop comes to them.
         self._answers: deque[Callable[[], Any]] = deque()
         self._answer_soon = promise(self._answer)

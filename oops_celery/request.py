@@ -13,7 +13,8 @@ from celery.worker import state
 from celery.worker.state import task_ready
 
 from oops_celery import deadletters, suspects, wire
-from oops_celery.dispatcher.instances import ConsumerFailed
+from oops_celery.dispatcher.instances import ConsumerFailed, Outcome
+from oops_celery.dispatcher.proxy import Answer
 from oops_celery.receiving import NotTaken
 from oops_celery.refusals import refusals
 
@@ -31,6 +32,9 @@ class Request(celery.worker.request.Request):
 
     #: Ends of a message that is settled: somewhere else, or answered, by the task.
     settled: tuple[type[BaseException], ...] = (ConsumerFailed, *_ANSWERS)
+
+    #: Whether it is at work in this process, and not in one of the pool.
+    in_process = False
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         """Tell about the task, and never about what is in the report."""
@@ -61,6 +65,31 @@ class Request(celery.worker.request.Request):
         task_ready(self)
         logger.error("%s goes back to its queue: %r", self.id, error)
         return self.reject(requeue=True)
+
+    def on_outcome(self, outcome: Outcome) -> None:
+        """Tell the broker and the events what became of it, in this process."""
+        if outcome.error is None and outcome.answer is Answer.ACK:
+            self.on_success((0, None, outcome.seconds))
+            return
+        task_ready(self)
+        if outcome.answer is not Answer.ACK:
+            self.reject(requeue=outcome.answer is Answer.REQUEUE)
+        else:
+            self.acknowledge()
+        if outcome.error is not None and outcome.answer is not Answer.REQUEUE:
+            self.send_event("task-failed", exception=outcome.reason, traceback="")
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """End the process that it is at work in, if that is one of the pool."""
+        if self.in_process:
+            logger.warning("%s is not ended: prefork: true would allow it", self.id)
+        else:
+            super().terminate(pool, signal)
+
+    def cancel(self, pool: Any, *args: Any, **kwargs: Any) -> None:
+        """End the process that it is at work in, if that is one of the pool."""
+        if not self.in_process:
+            super().cancel(pool, *args, **kwargs)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """Give back a message that was too slow: before 5.7, Celery keeps it."""

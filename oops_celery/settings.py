@@ -62,6 +62,8 @@ class Settings:
     max_retries: int = 20
     #: Seconds a publish may take.
     publish_timeout: float = 5.0
+    #: Seconds that consumers may take to end when the worker does.
+    shutdown_timeout: float = 30.0
     #: Bytes of the largest report that is sent. RabbitMQ 4 takes 16 MiB by default.
     max_size: int = 16 * 1024 * 1024
     #: Celery's settings, by Celery's own (lower case) names.
@@ -107,6 +109,7 @@ _OWN: dict[str, tuple[Callable[[Any], Any], str]] = {
     "queue": (_name, "a name of at most 255 bytes"),
     "max_retries": (whole_number, "a whole number of times, 0 or more"),
     "publish_timeout": (_seconds, "a number of seconds over 0"),
+    "shutdown_timeout": (_seconds, "a number of seconds over 0"),
     "max_size": (whole_number, "a whole number of bytes"),
 }
 

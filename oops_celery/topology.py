@@ -56,6 +56,7 @@ class ConsumerEntry:
     queue: str
     consumer_count: int = 1
     prefetch_count: int = 1
+    prefork: bool = False
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,12 @@ class Worker(celery.apps.worker.Worker):
 
     @property
     def places(self) -> int:
-        """Places of the pool for the consumers of the topology."""
-        return sum(entry.consumer_count for entry in self.app.topology.consumers)
+        """Places of the pool for the consumers that ask for a process."""
+        return sum(
+            entry.consumer_count
+            for entry in self.app.topology.consumers
+            if entry.prefork
+        )
 
     def on_before_init(self, **kwargs: Any) -> None:
         """Check what can be checked without a broker."""

@@ -7,16 +7,16 @@ from typing import Any
 
 from celery import Task, signals
 
-from oops_celery import adoption, wire
+from oops_celery import wire
 from oops_celery.celery import app
-from oops_celery.dispatcher.instances import Instances
-from oops_celery.dispatcher.message import Message
+from oops_celery.dispatcher.instances import Instances, Kind
+from oops_celery.dispatcher.running import message_of
 from oops_celery.imports import load
 from oops_celery.outcome import Task as OutcomeStands
 
 
 def _register(target: str) -> Instances:
-    instances = Instances(partial(load, target), target)
+    instances = Instances(Kind(partial(load, target), target))
 
     @app.task(
         bind=True,
@@ -33,11 +33,7 @@ def _register(target: str) -> Instances:
         acks_on_failure=True,
     )
     def dispatch(self: Task, body: bytes) -> None:
-        original = self.request.get(adoption.ORIGINAL) or {}
-        message = Message(
-            body, original.get("delivery_info") or {}, original.get("properties") or {}
-        )
-        instances.consume(message, app.sender.send)
+        instances.consume(message_of(body, self.request), app.sender.send)
 
     return instances
 

@@ -1,49 +1,154 @@
-"""Running the dispatcher's ``Consumer`` classes, where the work is done.
+"""Instances of the dispatcher's ``Consumer`` classes, and what they make of a message.
 
-A class has the methods ``consume(amqp, msg)`` and ``shutdown(exception=None)``, as in
-amqp-dispatcher; both may be ``async def``.
+A class has the method ``consume(amqp, msg)`` and perhaps ``shutdown(exception=None)``,
+as in amqp-dispatcher; both may be ``async def``. A function that returns such an object
+will do as well.
 """
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
-import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from celery.exceptions import Reject
-from kombu.utils.compat import detect_environment
 
+from oops_celery.dispatcher.loop import LOOP
 from oops_celery.dispatcher.message import Message
 from oops_celery.dispatcher.proxy import Answer, Proxy
 
-#: Seconds before a message goes back when its consumer cannot even be made.
-GIVE_BACK_PAUSE = 1.0
+#: Seconds for which failures of one kind are only counted after one was said.
+SILENCE = 60.0
 
 logger = logging.getLogger("amqp-dispatcher")
+
+_T = TypeVar("_T")
 
 
 class ConsumerFailed(Exception):
     """A consumer raised an exception after its answer, which stands."""
 
 
-class Instances:
-    """The instances of a class in this process; each has one message at a time.
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a message.
+
+    Attributes:
+        answer: What the broker is told.
+        error: What the consumer raised.
+        seconds: How long it took.
+    """
+
+    answer: Answer
+    error: BaseException | None
+    seconds: float
+
+    @property
+    def reason(self) -> str:
+        """What the consumer raised, or else its answer, in words."""
+        return self.answer.value if self.error is None else _said(self.error)
+
+
+class Kind:
+    """A consumer's class, and what is known of its failures in this process.
 
     Args:
         load: Returns the class.
         name: What the log calls it.
     """
 
-    def __init__(self, load: Callable[[], type], name: str) -> None:
-        self._load = load
-        self._name = name
-        self._idle: deque[_Instance] = deque()
+    def __init__(self, load: Callable[[], Callable[[], Any]], name: str) -> None:
+        self.load = load
+        self.name = name
+        #: When a failure of each type was last said, and how many there were since.
+        self._said: dict[type, tuple[float, int]] = {}
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it consumes in coroutines, and is made in the event loop."""
+        return inspect.iscoroutinefunction(getattr(self.load(), "consume", None))
+
+    def failed(self, what: str, error: BaseException) -> None:
+        """Say that one of its instances failed; the same only once a minute."""
+        now = time.monotonic()
+        said_at, more = self._said.get(type(error), (-SILENCE, 0))
+        if now - said_at < SILENCE:
+            self._said[type(error)] = said_at, more + 1
+            return
+        self._said[type(error)] = now, 0
+        so_often = f" ({more} times more since it was said last)" if more else ""
+        logger.error("%s%s failed%s", self.name, what, so_often, exc_info=error)
+
+
+class Place:
+    """A place for one instance at a time: a new one follows one that has failed.
+
+    Args:
+        kind: Its class.
+        in_loop: Whether its coroutines are awaited by who is in the event loop; else
+            whoever calls waits for them.
+    """
+
+    def __init__(self, kind: Kind, in_loop: bool = False) -> None:
+        self._kind = kind
+        self._in_loop = in_loop
+        self._instance: Any = None
+
+    async def consume(self, message: Message, publish: Callable[..., None]) -> Outcome:
+        """Give a message to the instance."""
+        started = time.monotonic()
+        proxy = Proxy(publish)
+        error = await self._consumed(proxy, message)
+        otherwise = Answer.ACK if error is None else Answer.REQUEUE
+        return Outcome(proxy.answer or otherwise, error, time.monotonic() - started)
+
+    async def _consumed(self, proxy: Proxy, message: Message) -> BaseException | None:
+        """Return what was raised."""
+        try:
+            if self._instance is None:
+                logger.debug("making an instance of %s", self._kind.name)
+                self._instance = self._kind.load()()
+        except BaseException as error:  # whatever their code does
+            self._kind.failed("()", error)
+            return error
+        try:
+            await self._finish(self._instance.consume(proxy, message))
+        except BaseException as error:
+            self._kind.failed(".consume", error)
+            await self.close(error)
+            return error
+        return None
+
+    async def close(self, error: BaseException | None = None) -> None:
+        """Shut the instance down."""
+        instance, self._instance = self._instance, None
+        shutdown = getattr(instance, "shutdown", None)
+        if shutdown is None:
+            return
+        try:
+            await self._finish(shutdown(error))
+        except BaseException as failure:
+            self._kind.failed(".shutdown", failure)
+
+    async def _finish(self, result: Any) -> None:
+        if inspect.isawaitable(result):
+            await (result if self._in_loop else _waited_for(result))
+
+
+class Instances:
+    """The instances of a class in a process of Celery's pool.
+
+    Args:
+        kind: The class.
+    """
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
+        self._idle: deque[Place] = deque()
 
     def consume(self, message: Message, publish: Callable[..., None]) -> None:
         """Give a message to an instance. That this returns means: acknowledge it.
@@ -52,53 +157,32 @@ class Instances:
             celery.exceptions.Reject: It is rejected.
             ConsumerFailed: Acknowledge it; the consumer failed after its answer.
         """
-        proxy = Proxy(publish)
-        failure = self._consumed(proxy, message)
-        if failure is None:
-            answer = proxy.answer or Answer.ACK
-        else:
-            answer = proxy.answer or Answer.REQUEUE
-        if answer is not Answer.ACK:
-            reason = answer.value if failure is None else _said(failure)
-            raise Reject(reason, requeue=answer is Answer.REQUEUE)
-        if failure is not None:
-            raise ConsumerFailed(_said(failure)) from failure
+        place = self._idle.pop() if self._idle else Place(self._kind)
+        outcome = now(place.consume(message, publish))
+        self._idle.append(place)
+        if outcome.answer is not Answer.ACK:
+            raise Reject(outcome.reason, requeue=outcome.answer is Answer.REQUEUE)
+        if outcome.error is not None:
+            raise ConsumerFailed(outcome.reason) from outcome.error
 
     def close(self) -> None:
         """Shut all instances down."""
         while self._idle:
-            self._shut_down(self._idle.popleft(), None)
+            now(self._idle.popleft().close())
 
-    def _consumed(self, proxy: Proxy, message: Message) -> BaseException | None:
-        """Return what was raised."""
-        try:
-            instance = self._take()
-        except BaseException as error:  # whatever their code does
-            logger.exception("%s cannot be made; the message goes back", self._name)
-            time.sleep(GIVE_BACK_PAUSE)
-            return error
-        try:
-            instance.call("consume", proxy, message)
-        except BaseException as error:
-            logger.exception("%s.consume failed", self._name)
-            self._shut_down(instance, error)
-            return error
-        self._idle.append(instance)
-        return None
 
-    def _take(self) -> _Instance:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            logger.debug("making an instance of %s", self._name)
-            return _Instance(self._load()())
+def now(work: Coroutine[Any, Any, _T]) -> _T:
+    """Do what waits for nothing, outside of any event loop."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    work.close()
+    raise RuntimeError("it waits for something")
 
-    def _shut_down(self, instance: _Instance, error: BaseException | None) -> None:
-        try:
-            instance.call("shutdown", error)
-        except BaseException:
-            logger.exception("%s.shutdown failed", self._name)
-        instance.close()
+
+async def _waited_for(awaitable: Awaitable[Any]) -> Any:
+    return LOOP.run(awaitable)
 
 
 def _said(error: BaseException) -> str:
@@ -106,37 +190,3 @@ def _said(error: BaseException) -> str:
         return f"{type(error).__name__}: {error}"
     except Exception:  # str() runs code of whoever made the error
         return type(error).__name__
-
-
-def _one_at_a_time() -> AbstractContextManager[Any]:
-    # asyncio knows one running loop a thread, and greenlets share one.
-    if detect_environment() == "default":
-        return nullcontext()
-    return threading.Lock()
-
-
-_loops = _one_at_a_time()
-
-
-class _Instance:
-    """An instance, and the event loop of its coroutines, if it has any."""
-
-    def __init__(self, consumer: Any) -> None:
-        self._consumer = consumer
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def call(self, method: str, *args: Any) -> None:
-        result = getattr(self._consumer, method)(*args)
-        if inspect.isawaitable(result):
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-            with _loops:
-                self._loop.run_until_complete(_finish(result))
-
-    def close(self) -> None:
-        if self._loop is not None:
-            self._loop.close()
-
-
-async def _finish(result: Any) -> None:
-    await result

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from threading import RLock
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import amqp
 import kombu
 from celery import bootsteps
+from celery.worker import state, strategy
 from kombu import Message
 from kombu.common import ignore_errors
 
 from oops_celery import adoption, incoming, troubles, wire
+from oops_celery.acknowledging import Acknowledger
 from oops_celery.declaring import is_refusal
+from oops_celery.dispatcher.backoff import Backoff
+from oops_celery.dispatcher.instances import Kind
+from oops_celery.dispatcher.loop import LOOP
+from oops_celery.dispatcher.running import Pool, Runner, Tasks, Threads, Told
+from oops_celery.imports import load
 
 if TYPE_CHECKING:
+    from oops_celery.request import Request
     from oops_celery.topology import ConsumerEntry
 
-#: Seconds before a message that could not be begun goes back: it comes again at once.
-GIVE_BACK_PAUSE = 1.0
+#: Seconds between two looks whether the consumers have ended, when the worker does.
+POLL = 0.02
 
 #: Seconds before a queue that is not there, or is refused, is asked for again.
 REFUSED_PAUSE = 5.0
@@ -43,7 +52,25 @@ class Dispatching(bootsteps.StartStopStep):
 
     def __init__(self, consumer: Any, **_: Any) -> None:
         entries = consumer.app.topology.consumers
-        self._lanes = [Lane(consumer, entry) for entry in entries]
+        self._told = Told(consumer.hub, self._together)
+        self._lanes = [
+            Lane(consumer, entry, self._runner(consumer, entry)) for entry in entries
+        ]
+
+    def _runner(self, consumer: Any, entry: ConsumerEntry) -> Runner:
+        if entry.prefork:
+            return Pool(entry.consumer_count, consumer.on_task_request)
+        kind = Kind(partial(load, entry.consumer), entry.consumer)
+        runs = Tasks if kind.is_async else Threads
+        publish = consumer.app.sender.send
+        return runs(entry.consumer_count, kind, publish, self._told)
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for lane in self._lanes:
+                stack.enter_context(lane.together())
+            yield
 
     def start(self, consumer: Any) -> None:
         """Consume; called again after each loss of the connection.
@@ -51,6 +78,7 @@ class Dispatching(bootsteps.StartStopStep):
         That is done once the loop runs: before, the pool takes no messages, and there
         may be some already.
         """
+        self._told.listen(consumer.hub)
         for lane in self._lanes:
             consumer.call_soon(lane.open, consumer.connection)
 
@@ -59,10 +87,33 @@ class Dispatching(bootsteps.StartStopStep):
         for lane in self._lanes:
             lane.stop()
 
-    def shutdown(self, _: Any) -> None:
-        """Give the messages that were not begun back to the broker."""
+    def shutdown(self, consumer: Any) -> None:
+        """Have the consumers end, and give back what was not begun.
+
+        What takes longer than ``OOPS_SHUTDOWN_TIMEOUT`` goes back to its queue.
+        """
+        until = time.monotonic() + consumer.app.oops.shutdown_timeout
+        if not state.should_terminate:
+            for lane in self._lanes:
+                lane.end()
+            while not all(lane.has_ended for lane in self._lanes):
+                if time.monotonic() > until or state.should_terminate:
+                    logger.warning("some consumers have not ended: left alone")
+                    break
+                self._tell(consumer)
+                time.sleep(POLL)
+            self._tell(consumer)
         for lane in self._lanes:
             lane.close()
+        LOOP.stop()
+
+    def _tell(self, consumer: Any) -> None:
+        """Do what was told, and what keeps the connection."""
+        if connection := consumer.connection:
+            ignore_errors(connection, connection.heartbeat_check)
+            ignore_errors(connection, self._told.do)
+        else:
+            self._told.do()
 
 
 class Lane:
@@ -74,16 +125,18 @@ class Lane:
     Args:
         consumer: Celery's consumer.
         entry: The entry.
+        runner: Where its messages are consumed.
     """
 
-    def __init__(self, consumer: Any, entry: ConsumerEntry) -> None:
+    def __init__(self, consumer: Any, entry: ConsumerEntry, runner: Runner) -> None:
         self._celery = consumer
         self._entry = entry
+        self._runner = runner
+        self._backoff = Backoff()
         self._consumer: kombu.Consumer | None = None
-        self._waiting: deque[Message] = deque()
-        self._at_work: set[object] = set()
-        self._beginning = False
-        self._lock = RLock()
+        self._acknowledger: Acknowledger | None = None
+        #: Celery's handler of messages.
+        self._receive: Callable[..., Any] | None = None
         #: What was last said of a refusal, and until when none is risked again.
         self._said: troubles.Trouble | None = None
         self._not_before = 0.0
@@ -116,7 +169,11 @@ class Lane:
             self._said = None
 
     def _consume(self, channel: Any) -> kombu.Consumer:
-        incoming.as_they_come(channel)
+        app = self._celery.app
+        task = app.tasks[self._entry.consumer]
+        self._receive = strategy.default(task, app, _Taking(self._celery, self._take))
+        self._acknowledger = Acknowledger(channel)
+        incoming.as_they_come(channel, self._acknowledger)
         channel.basic_qos(0, self._entry.prefetch_count, False)
         # It is declared with the topology, or somebody else's.
         queue = kombu.Queue(self._entry.queue, no_declare=True)
@@ -160,10 +217,19 @@ class Lane:
 
     def stop(self) -> None:
         """Begin nothing more; what is at work comes to its end."""
-        with self._lock:
-            self._waiting.clear()
+        self._runner.drop()
         if self._consumer is not None:
             ignore_errors(self._celery.connection, self._consumer.cancel)
+
+    def end(self) -> None:
+        """Have its consumers shut down when they have ended what they are at."""
+        self.stop()
+        self._runner.close()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its consumers are shut down."""
+        return self._runner.is_closed
 
     def close(self) -> None:
         """Close the channel: what is not acknowledged goes back to the queue."""
@@ -172,46 +238,69 @@ class Lane:
         if consumer is not None:
             ignore_errors(self._celery.connection, consumer.channel.close)
 
+    def together(self) -> AbstractContextManager[None]:
+        """Acknowledge what is acknowledged meanwhile with as few frames as can be."""
+        return self._acknowledger.together() if self._acknowledger else nullcontext()
+
     def _on_message(self, message: Message) -> None:
-        with self._lock:
-            self._waiting.append(message)
-        self._advance()
-
-    def _advance(self) -> None:
-        with self._lock:
-            if self._beginning:  # the solo pool runs a task in place
-                return
-            self._beginning = True
-            try:
-                while self._waiting and len(self._at_work) < self._entry.consumer_count:
-                    self._begin(self._waiting.popleft())
-            finally:
-                self._beginning = False
-
-    def _begin(self, message: Message) -> None:
-        celery = self._celery
-        work = object()
+        celery, runner = self._celery, self._runner
+        # In this process it is told in the main loop; by a pool, in any thread.
+        soon = _at_once if runner.in_process else celery.call_soon_ack
 
         def acknowledge(*args: Any) -> None:
-            celery.call_soon_ack(message.ack_log_error, *args)
-            self._finished(work)
+            soon(self._acknowledge, message, *args)
+            runner.ended(message)
 
         def reject(*args: Any) -> None:
-            celery.call_soon_ack(message.reject_log_error, *args)
-            self._finished(work)
+            soon(self._reject, message, *args)
+            runner.ended(message)
 
-        self._at_work.add(work)
         try:
             adoption.adopt_message(celery.app, message, self._entry.consumer)
-            start = celery.strategies[self._entry.consumer]
-            start(message, None, acknowledge, reject, celery.on_task_message)
+            assert self._receive is not None
+            self._receive(message, None, acknowledge, reject, celery.on_task_message)
         except Exception:  # anything would end Celery's consumer
             logger.exception("a message of queue %s goes back", self._entry.queue)
-            self._at_work.discard(work)
-            args = (logger, celery.connection_errors, True)
-            celery.timer.call_after(GIVE_BACK_PAUSE, message.reject_log_error, args)
+            self._reject(message, logger, celery.connection_errors, True)
 
-    def _finished(self, work: object) -> None:
-        with self._lock:
-            self._at_work.discard(work)
-        self._advance()
+    def _take(self, request: Request) -> None:
+        request.in_process = self._runner.in_process
+        self._runner.put(request)
+
+    def _acknowledge(self, message: Message, *args: Any) -> None:
+        self._backoff.forget(message)
+        if self._has_come_over(message):
+            message.ack_log_error(*args)
+
+    def _reject(
+        self, message: Message, log: Any, errors: Any, requeue: bool = False
+    ) -> None:
+        pause = self._backoff.pause(message) if requeue else 0.0
+        if pause:
+            again = (message, log, errors)
+            self._celery.timer.call_after(pause, self._give_back, again)
+        elif self._has_come_over(message):
+            message.reject_log_error(log, errors, requeue)
+
+    def _give_back(self, message: Message, log: Any, errors: Any) -> None:
+        if self._has_come_over(message):
+            message.reject_log_error(log, errors, True)
+
+    def _has_come_over(self, message: Message) -> bool:
+        """Whether its channel is open: else the broker has it, and sends it again."""
+        return self._consumer is not None and self._consumer.channel is message.channel
+
+
+class _Taking:
+    """Celery's consumer, for a strategy: its tasks go to a lane."""
+
+    def __init__(self, consumer: Any, take: Callable[[Request], None]) -> None:
+        self._consumer = consumer
+        self.on_task_request = take
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+
+def _at_once(answer: Callable[..., Any], *args: Any) -> None:
+    answer(*args)
