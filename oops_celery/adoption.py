@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -116,13 +117,23 @@ def adopt_message(app: App, message: Message, task_name: str) -> None:
             "headers": headers,
         },
     }
-    options = task_options(app, task_name, str(uuid4()), text)
-    options["content_type"] = wire.ADOPTED_CONTENT_TYPE
+    task_id = str(uuid4())
+    options = dict(_options(app, task_name))
+    about = {"id": task_id, "root_id": task_id, "argsrepr": text}
+    options["headers"] = {**options["headers"], **about}
+    options["correlation_id"] = task_id
     # Its own might mean something to Celery: "callbacks", "eta", "reply_to".
     message.body = wire.ADOPTED_MARK + body
     message.headers = {ORIGINAL: original}
     message.properties = {}
     _become(message, options)
+
+
+@cache
+def _options(app: App, task_name: str) -> dict[str, Any]:
+    """Return what all tasks of a name have: to ask Celery for each takes its time."""
+    options = task_options(app, task_name, "", "")
+    return {**options, "content_type": wire.ADOPTED_CONTENT_TYPE}
 
 
 def _become(message: Message, options: dict[str, Any]) -> None:

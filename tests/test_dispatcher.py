@@ -539,7 +539,7 @@ def test_a_message_that_kills_its_process_goes_back(
     node: Node, dispatcher: Callable[..., Worker]
 ) -> None:
     started = dispatcher(
-        WORK,
+        WORK + "    prefork: true\n",
         """
         class Consumer:
             def consume(self, amqp, msg):

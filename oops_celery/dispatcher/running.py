@@ -27,6 +27,7 @@ from oops_celery import adoption
 from oops_celery.dispatcher.instances import Kind, Outcome, Place, now
 from oops_celery.dispatcher.loop import LOOP
 from oops_celery.dispatcher.message import Message
+from oops_celery.dispatcher.proxy import Answer
 
 if TYPE_CHECKING:
     from oops_celery.request import Request
@@ -48,7 +49,7 @@ class Told:
         self, hub: Any, together: Callable[[], AbstractContextManager[None]]
     ) -> None:
         self._together = together
-        self._calls: deque[Callable[[], Any]] = deque()
+        self._calls: deque[tuple[Callable[[], Any], Request | None]] = deque()
         self._has_hub = hub is not None
         self._alone = threading.RLock()
         self._woken = False
@@ -61,9 +62,14 @@ class Told:
         if self._has_hub:
             hub.add_reader(self._reader, self._wake)
 
-    def tell(self, call: Callable[[], Any]) -> None:
-        """Have something done in the main loop, soon."""
-        self._calls.append(call)
+    def tell(self, call: Callable[[], Any], taken: Request | None = None) -> None:
+        """Have something done in the main loop, soon.
+
+        Args:
+            call: What is done.
+            taken: Its message is acknowledged first: the next one comes meanwhile.
+        """
+        self._calls.append((call, taken))
         if not self._has_hub:
             self.do()
         elif not self._woken:
@@ -77,13 +83,19 @@ class Told:
 
     def do(self) -> None:
         """Do what was told."""
-        with self._alone, self._together():
-            while self._calls:
-                call = self._calls.popleft()
-                try:
-                    call()
-                except Exception:
-                    logger.exception("the end of a message is not told")
+        with self._alone:
+            calls = [self._calls.popleft() for _ in range(len(self._calls))]
+            try:
+                with self._together():
+                    for _, request in calls:
+                        if request is not None:
+                            request.acknowledge()
+            finally:
+                for call, _ in calls:
+                    try:
+                        call()
+                    except Exception:
+                        logger.exception("the end of a message is not told")
 
 
 class Runner:
@@ -186,7 +198,8 @@ class Inside(Runner):
             return
         self._told.tell(partial(request.on_accepted, os.getpid(), time.monotonic()))
         outcome = await self._consumed(place, request)
-        self._told.tell(partial(request.on_outcome, outcome))
+        taken = request if outcome.answer is Answer.ACK else None
+        self._told.tell(partial(request.on_outcome, outcome), taken)
         logger.info(
             "%s: %s after %.3f s: %s",
             self.kind.name,
