@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 from weakref import WeakValueDictionary
@@ -101,17 +102,32 @@ class Link:
             self._open_channel()
         self.nacked = False
 
-    def publish(self, body: bytes, timeout: float, **options: Any) -> None:
-        """Publish, and wait for the confirm for at most ``timeout`` seconds."""
+    def publish(
+        self,
+        body: bytes,
+        timeout: float,
+        plain: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """Publish, and wait for the confirm for at most ``timeout`` seconds.
+
+        Args:
+            body: The body.
+            timeout: How long that may take.
+            plain: All properties of the message, as AMQP names them; without it, those
+                that kombu makes of the options, among which there is a content type.
+            options: What `kombu.Producer.publish` takes.
+        """
         self.returned = None
+        # Without confirms, a returned message would be taken for a later one.
+        options = {"mandatory": self.confirm, **options}
+        waits = {"timeout": timeout, "confirm_timeout": timeout}
         try:
-            self.producer.publish(
-                body,
-                timeout=timeout,
-                confirm_timeout=timeout,
-                # Without confirms, a returned message would be taken for a later one.
-                **{"mandatory": self.confirm, **options},
-            )
+            if plain is not None and self.raw is not None:
+                message = amqp.Message(body, **plain)
+                self.channel.basic_publish(message, **options, **waits)
+            else:
+                self.producer.publish(body, **options, **waits)
         except MessageNacked:
             self.nacked = True
             raise

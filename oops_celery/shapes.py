@@ -23,12 +23,16 @@ def wrong_with_handler(name: str, handler: Any) -> Iterator[str]:
 
 def wrong_with_consumer(name: str, consumer: Any) -> Iterator[str]:
     """Yield why a worker cannot give messages to it."""
-    if not inspect.isclass(consumer):
+    if not callable(consumer):
         yield f"{name} is of type {type(consumer).__name__}; it must be a class"
         return
     if not _takes(consumer, 0):
         yield f"{name} is made without arguments; its __init__ needs some"
+    if not inspect.isclass(consumer):
+        return  # a function that makes one: only its call would tell
     for method, (count, form) in METHODS.items():
+        if method == "shutdown" and getattr(consumer, method, None) is None:
+            continue  # nothing to do at its end
         if not callable(getattr(consumer, method, None)):
             yield f"{name} has no method {method}; write {form}"
         elif not _takes(_bound(consumer, method), count):

@@ -52,14 +52,18 @@ def read(text: str | bytes, source: str) -> Declarations:
     value = document.construct()
     findings = _Findings(document)
     for path, key in document.duplicates():
-        text = f"{show_key(key.value)}: stands here twice; remove one"
-        findings.add(path, text, line=key.start_mark.line + 1)
+        text = f"{show_key(key.value)}: stands here twice; the last one counts"
+        findings.warn(path, text, line=key.start_mark.line + 1)
+    for written, number, line in document.odd_numbers():
+        text = f"{written} is the number {number}; write it so"
+        findings.warn((), text, line=line)
     checked = _check_entries(value, findings)
     _check_names(value, findings)
     _check_queues(value, findings)
     problems = findings.in_order()
     if any(problem.fatal for problem in problems):
         raise TopologyError(source, problems)
+    checked["queues"] = _merged(checked["queues"])
     return Declarations(**checked, warnings=problems)
 
 
@@ -81,13 +85,16 @@ class _Findings:
         self._problems.append(Problem(show_path(path), line, text))
         self.broken.add(path[:2])
 
-    def warn(self, path: Path, text: str) -> None:
-        """Note what RabbitMQ may accept, and lose messages by."""
-        line = self._document.line(path)
+    def warn(
+        self, path: Path, text: str, key: Any = None, line: int | None = None
+    ) -> None:
+        """Note what does not keep a worker from running, and may be a mistake."""
+        line = line or self._document.line(path if key is None else (*path, key))
         self._problems.append(Problem(show_path(path), line, text, fatal=False))
 
     def in_order(self) -> tuple[Problem, ...]:
-        return tuple(sorted(self._problems, key=lambda problem: problem.line or 0))
+        once = {(each.line, each.text): each for each in reversed(self._problems)}
+        return tuple(sorted(once.values(), key=lambda each: each.line or 0))
 
 
 _E = TypeVar("_E", bound=Entry)
@@ -118,26 +125,55 @@ def _checked(model: type[_E], entry: Any, path: Path, findings: _Findings) -> _E
     try:
         return model.model_validate(entry)
     except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            _add_detail(detail, model, path, findings)
-        return None
+        details = error.errors(include_url=False)
+    unknown = [detail for detail in details if _is_unknown(detail)]
+    for detail in unknown:
+        _warn_of_unknown(detail, model, path, findings)
+        entry = _without(entry, detail["loc"])
+    if len(unknown) == len(details):
+        return _checked(model, entry, path, findings)
+    for detail in details:
+        if detail not in unknown:
+            _add_detail(detail, path, findings)
+    return None
 
 
-def _add_detail(
+def _is_unknown(detail: ErrorDetails) -> bool:
+    """Whether it is about a key that the file may not have."""
+    kinds = ("extra_forbidden", "invalid_key")
+    return detail["type"] in kinds or detail["loc"][-1:] == ("[key]",)
+
+
+def _warn_of_unknown(
     detail: ErrorDetails, model: type[Entry], path: Path, findings: _Findings
 ) -> None:
+    """Say that a key is left out: amqp-dispatcher did so too, and said nothing."""
+    above, last = detail["loc"][:-1], detail["loc"][-1]
+    known = BindingEntry if "bindings" in above else model
+    text = f"{show_key(last)}: unknown key, left out{_known_key(last, known)}"
+    findings.warn((*path, *above), text, key=last)
+
+
+def _without(entry: Any, place: tuple[Any, ...]) -> Any:
+    """Return an entry without what stands at a place; aliases may share the rest."""
+    step, *rest = place
+    if isinstance(entry, list):
+        return [
+            _without(each, tuple(rest)) if number == step else each
+            for number, each in enumerate(entry)
+        ]
+    return {
+        key: _without(value, tuple(rest)) if key == step else value
+        for key, value in entry.items()
+        if rest or key != step
+    }
+
+
+def _add_detail(detail: ErrorDetails, path: Path, findings: _Findings) -> None:
     """Put what pydantic found into words."""
-    *above, last = (None, *detail["loc"])
-    place = (*path, *above[1:])
-    if detail["type"] == "extra_forbidden":
-        known = BindingEntry if "bindings" in above else model
-        text = f"{show_key(last)}: unknown key{_known_key(last, known)}"
-        findings.add(place, text, key=last)
-    elif detail["type"] == "missing":
-        findings.add(place, f"{last}: missing; it is needed here")
-    elif detail["type"] == "invalid_key" or last == "[key]":
-        text = f"{show(detail['input'])}: a key must be text; put it in quotes"
-        findings.add(place, text, key=last)
+    *above, last = detail["loc"] or ("",)
+    if detail["type"] == "missing":
+        findings.add((*path, *above), f"{last}: missing; it is needed here")
     else:
         findings.add((*path, *detail["loc"]), explained(detail))
 
@@ -146,7 +182,7 @@ def _known_key(key: Any, model: type[Entry]) -> str:
     if str(key).startswith("x_ha_"):
         return "; RabbitMQ knows no mirrored queues any more: x_queue_type: quorum"
     names = list(model.model_fields)
-    guess = did_you_mean(str(key), names)
+    guess = did_you_mean(str(key).replace("-", "_"), names)
     if guess:
         return guess
     known = [name for name in names if name not in QUEUE_ARGUMENTS]
@@ -164,17 +200,44 @@ def _mappings(document: Any, section: str) -> list[tuple[int, dict[Any, Any]]]:
 
 
 def _check_names(document: Any, findings: _Findings) -> None:
+    """Name what stands there twice, unless the broker would take it twice."""
     for section in ("exchanges", "queues"):
         key = _SECTIONS[section][1]
         first: dict[str, int] = {}
         for index, entry in _mappings(document, section):
             name = entry.get(key)
-            if not isinstance(name, str):
+            if not isinstance(name, str) or first.setdefault(name, index) == index:
                 continue
-            if first.setdefault(name, index) != index:
-                other = f"{section}[{first[name]}]"
-                text = f"{show(name)} is {other} already; remove one of them"
+            other = f"{section}[{first[name]}]"
+            if _declares(document[section][first[name]]) == _declares(entry):
+                text = f"{show(name)} is {other} too; its bindings are added"
+                findings.warn((section, index, key), text)
+            else:
+                text = f"{show(name)} is {other} already, and differs; remove one"
                 findings.add((section, index, key), text)
+
+
+def _declares(entry: dict[Any, Any]) -> dict[Any, Any]:
+    return {key: value for key, value in entry.items() if key != "bindings"}
+
+
+def _merged(queues: tuple[QueueEntry, ...]) -> tuple[QueueEntry, ...]:
+    """Return each queue once, with the bindings of all its entries."""
+    found: dict[str, QueueEntry] = {}
+    for queue in queues:
+        if known := found.get(queue.queue):
+            new = [each for each in queue.bindings if each not in known.bindings]
+            queue = known.model_copy(update={"bindings": [*known.bindings, *new]})
+        found[queue.queue] = queue
+    return tuple(found.values())
+
+
+#: What RabbitMQ does where these are 0.
+_HARMS = {
+    "x_max_length": "every message is dropped",
+    "x_max_length_bytes": "every message is dropped",
+    "x_message_ttl": "a message that no consumer waits for expires at once",
+}
 
 
 def _check_queues(document: Any, findings: _Findings) -> None:
@@ -193,6 +256,10 @@ def _check_queues(document: Any, findings: _Findings) -> None:
         path: Path = ("queues", index)
         _check_replicated(path, queue, findings)
         _check_strategy(path, queue, findings)
+        for name, harm in _HARMS.items():
+            if queue.get(name) == 0 and queue.get(name) is not False:
+                text = f"0: {harm}; amqp-dispatcher took 0 for no limit: remove it"
+                findings.warn((*path, name), text)
         for denied_key, why in denied(queue):
             if path not in findings.broken:
                 findings.warn((*path, denied_key), why)

@@ -11,7 +11,15 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator as Check
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic import BeforeValidator as Before
 
 from oops_celery.wording import did_you_mean, kind, show
 
@@ -39,6 +47,15 @@ def _short_string(text: str) -> str:
 def _name(text: str) -> str:
     if not text:
         raise ValueError("is empty; give it a name")
+    return _short_string(text)
+
+
+def _source(text: str) -> str:
+    if not text:
+        raise ValueError(
+            "is the default exchange, which each queue is bound to by its name already;"
+            " remove this binding"
+        )
     return _short_string(text)
 
 
@@ -70,7 +87,10 @@ def is_target(text: str) -> bool:
 def _target(text: str) -> str:
     if is_target(text):
         return text
-    raise ValueError(f"{show(text)} is not of the form package.module:name")
+    module, dot, name = text.rpartition(".")
+    dotted = f"{module}:{name}"
+    hint = f"; did you mean {dotted}?" if dot and is_target(dotted) else ""
+    raise ValueError(f"{show(text)} is not of the form package.module:name{hint}")
 
 
 def _age(text: str) -> str:
@@ -114,7 +134,49 @@ def _table_value(value: Any) -> int:
     return 8
 
 
+def _truth(value: Any) -> Any:
+    """Take what amqp-dispatcher took for true and false, where it is plain."""
+    if isinstance(value, int) and value in (0, 1):
+        return bool(value)
+    if isinstance(value, str) and value.lower() in ("true", "yes", "on"):
+        return True
+    if isinstance(value, str):  # any text was true
+        raise ValueError(
+            f"{show(value)} is text, which amqp-dispatcher took for true; write true or"
+            " false, without quotes"
+        )
+    return value
+
+
+def _set(value: Any) -> Any:
+    if value is False:
+        raise ValueError(
+            "false is no value for it; remove it (amqp-dispatcher left it out)"
+        )
+    return value
+
+
+def _no_zero(value: Any) -> Any:
+    if _is_number(value) and value == 0:
+        raise ValueError(
+            "0: RabbitMQ refuses it; remove it (amqp-dispatcher left it out)"
+        )
+    return value
+
+
+def _some(value: Any) -> Any:
+    if _is_number(value) and value == 0:
+        raise ValueError("0: nothing would ever be consumed; write 1, or remove this")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+Truth = Annotated[bool, Before(_truth)]
 Name = Annotated[str, Check(_name)]
+Source = Annotated[str, Check(_source)]
 OwnName = Annotated[str, Check(_own_name)]
 ShortString = Annotated[str, Check(_short_string)]
 Target = Annotated[str, Check(_target)]
@@ -122,7 +184,7 @@ Table = Annotated[dict[str, Any], Check(_table)]
 Size = Annotated[int, Field(ge=0, le=MAX_LONG)]
 Members = Annotated[int, Field(ge=1, le=MAX_LONG)]
 Milliseconds = Annotated[int, Field(ge=0, le=MAX_MILLISECONDS)]
-Period = Annotated[int, Field(ge=1, le=MAX_MILLISECONDS)]
+Period = Annotated[int, Field(ge=1, le=MAX_MILLISECONDS), Before(_no_zero)]
 Segment = Annotated[int, Field(ge=0, le=3_000_000_000)]
 Overflow = Literal["drop-head", "reject-publish", "reject-publish-dlx"]
 MasterLocator = Literal["client-local", "min-masters", "random"]
@@ -150,17 +212,17 @@ class ExchangeEntry(Entry):
 
     exchange: OwnName
     type: Annotated[str, Check(_exchange_type)] = "direct"
-    durable: bool = True
-    auto_delete: bool = False
-    internal: bool = False
-    passive: bool = False
+    durable: Truth = True
+    auto_delete: Truth = False
+    internal: Truth = False
+    passive: Truth = False
     arguments: Table = {}
 
 
 class BindingEntry(Entry):
     """One of the ``bindings:`` of a queue."""
 
-    exchange: Name
+    exchange: Source
     routing_key: ShortString = ""
     arguments: Table = {}
 
@@ -169,11 +231,17 @@ class QueueEntry(Entry):
     """One of ``queues:``."""
 
     queue: OwnName
-    durable: bool = True
-    auto_delete: bool = False
-    exclusive: bool = False
-    passive: bool = False
+    durable: Truth = True
+    auto_delete: Truth = False
+    exclusive: Truth = False
+    passive: Truth = False
     bindings: list[BindingEntry] = []
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _false_is_no_value(cls, value: Any, info: ValidationInfo) -> Any:
+        is_argument = str(info.field_name).startswith("x_")
+        return _set(value) if is_argument and info.field_name not in TRUTHS else value
 
     x_queue_type: Literal["classic", "quorum", "stream"] | None = None
     x_message_ttl: Milliseconds | None = None
@@ -217,6 +285,9 @@ class QueueEntry(Entry):
         }
 
 
+#: Arguments that may be false.
+TRUTHS = ("x_single_active_consumer",)
+
 #: What RabbitMQ calls each key: ``x_message_ttl`` is ``x-message-ttl``.
 QUEUE_ARGUMENTS = {
     key: key.replace("_", "-") for key in QueueEntry.model_fields if key[:2] == "x_"
@@ -228,9 +299,11 @@ class ConsumerSettings(Entry):
 
     consumer: Target
     queue: Name
-    consumer_count: Annotated[int, Field(ge=1, le=MAX_LONG)] = 1
+    consumer_count: Annotated[int, Field(ge=1, le=MAX_LONG), Before(_some)] = 1
     # AMQP sends it as 16 bits; 0 means no limit.
     prefetch_count: Annotated[int, Field(ge=0, le=65_535)] = 1
+    # Each message in a process of the pool, and not in the worker's own.
+    prefork: Truth = False
 
 
 class File(Entry):

@@ -20,8 +20,11 @@ Path = tuple[Any, ...]
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+_INTEGER = "tag:yaml.org,2002:int"
+
+
 class _Loader(_SafeLoader):
-    """Plain YAML values only, not too deep, and numbers as they look."""
+    """Plain YAML values only, and not too deep."""
 
     def __init__(self, text: str | bytes) -> None:
         super().__init__(text)
@@ -29,6 +32,8 @@ class _Loader(_SafeLoader):
         self.seen: set[int] = set()
         #: Each mapping that has a key twice, and the second of those keys.
         self.duplicates: list[tuple[yaml.Node, yaml.Node]] = []
+        #: Each number that is not what it looks like.
+        self.odd_numbers: dict[int, tuple[yaml.Node, int]] = {}
 
     # What these two do in PyYAML is for resolving tags by path, which is not used here.
     def descend_resolver(self, *_place: Any) -> None:
@@ -57,7 +62,10 @@ class _Loader(_SafeLoader):
         if _is_text(node):
             return node.value
         try:
-            return super().construct_object(node, deep)
+            value = super().construct_object(node, deep)
+            if node.tag == _INTEGER and not _PLAIN_NUMBER.fullmatch(node.value):
+                self.odd_numbers[id(node)] = node, value
+            return value
         except yaml.YAMLError:
             raise
         except Exception as error:  # PyYAML lets out whatever datetime or int raise
@@ -83,14 +91,8 @@ def _at(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
 
 
 _Loader.add_constructor(None, _Loader.refuse_tag)
-# YAML 1.1 reads 010 as 8 and 1:30 as 90: a number is to arrive as it is written.
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(":int")]
-    for first, resolvers in _SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9_]*)$"), "-+0123456789"
-)
+#: A number of YAML 1.1 that means what it looks like: 010 is 8, 0x10 is 16, 1:30 is 90.
+_PLAIN_NUMBER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 
 
 @contextmanager
@@ -157,6 +159,11 @@ class Document:
         if isinstance(node, yaml.SequenceNode):
             for index in range(len(node.value)):
                 yield *path, index
+
+    def odd_numbers(self) -> Iterator[tuple[str, int, int]]:
+        """Yield each number that is not what it looks like, its value and its line."""
+        for node, value in self._loader.odd_numbers.values():
+            yield node.value, value, node.start_mark.line + 1
 
     def duplicates(self) -> Iterator[tuple[Path, yaml.Node]]:
         """Yield the path and the key wherever `construct` met a key twice."""

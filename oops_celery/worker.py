@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import logging
 import logging.config
 import os
@@ -19,6 +20,7 @@ from celery.worker.control import control_command
 from oops_celery import logs
 from oops_celery.batching import MAX_REPORTS
 from oops_celery.celery import App, for_a_person, worker_name
+from oops_celery.dispatcher.loop import LOOP
 from oops_celery.environment import check_worker_options
 from oops_celery.imports import check_imports, guarded, load
 from oops_celery.prefork import Pool
@@ -92,6 +94,8 @@ class Worker(celery.apps.worker.Worker):
         ):
             self.prefetch_multiplier = 2 * MAX_REPORTS  # a batch at work, and the next
         topology = self.app.topology
+        for problem in topology.warnings:
+            logger.warning("%s: %s", topology.source, problem)
         self.concurrency += self.places
         grows = self.pool_cls.uses_semaphore or hasattr(self.pool_cls, "grow")
         if self.options.get("autoscale") and not grows:
@@ -153,8 +157,26 @@ def _check(app: App) -> None:
 
 
 def _call(handler: str) -> None:
-    guarded(f"startup_handler {handler}", lambda: load(handler)())
-    logger.info("startup_handler %s has run", handler)
+    def call() -> None:
+        result = load(handler)()
+        if inspect.isawaitable(result):
+            LOOP.run(result)
+
+    guarded(f"startup_handler {handler}", call)
+    logger.info("startup_handler %s has run, in process %d", handler, os.getpid())
+
+
+@signals.worker_process_init.connect
+def _call_again(**_: Any) -> None:
+    """Call the startup handler in a process that consumers run in, too."""
+    from oops_celery.celery import app
+
+    topology = app.topology
+    if topology.startup_handler and any(one.prefork for one in topology.consumers):
+        try:
+            _call(topology.startup_handler)
+        except ValueError as error:  # the worker would start process after process
+            logger.critical("%s", error)
 
 
 @signals.worker_process_init.connect

@@ -10,6 +10,7 @@ from celery import Task, signals
 from oops_celery import wire
 from oops_celery.celery import app
 from oops_celery.dispatcher.instances import Instances, Kind
+from oops_celery.dispatcher.loop import LOOP
 from oops_celery.dispatcher.running import message_of
 from oops_celery.imports import load
 from oops_celery.outcome import Task as OutcomeStands
@@ -50,3 +51,4 @@ INSTANCES = {
 def _shut_down(**_: Any) -> None:
     for instances in INSTANCES.values():
         instances.close()
+    LOOP.stop()

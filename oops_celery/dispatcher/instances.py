@@ -101,7 +101,7 @@ class Place:
     async def consume(self, message: Message, publish: Callable[..., None]) -> Outcome:
         """Give a message to the instance."""
         started = time.monotonic()
-        proxy = Proxy(publish)
+        proxy = Proxy(publish, message, self._in_loop)
         error = await self._consumed(proxy, message)
         otherwise = Answer.ACK if error is None else Answer.REQUEUE
         return Outcome(proxy.answer or otherwise, error, time.monotonic() - started)
@@ -117,6 +117,7 @@ class Place:
             return error
         try:
             await self._finish(self._instance.consume(proxy, message))
+            await proxy.finish()
         except BaseException as error:
             self._kind.failed(".consume", error)
             await self.close(error)

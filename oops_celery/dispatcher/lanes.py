@@ -21,7 +21,6 @@ from oops_celery.acknowledging import Acknowledger
 from oops_celery.declaring import is_refusal
 from oops_celery.dispatcher.backoff import Backoff
 from oops_celery.dispatcher.instances import Kind
-from oops_celery.dispatcher.loop import LOOP
 from oops_celery.dispatcher.running import Pool, Runner, Tasks, Threads, Told
 from oops_celery.imports import load
 
@@ -105,7 +104,6 @@ class Dispatching(bootsteps.StartStopStep):
             self._tell(consumer)
         for lane in self._lanes:
             lane.close()
-        LOOP.stop()
 
     def _tell(self, consumer: Any) -> None:
         """Do what was told, and what keeps the connection."""
@@ -199,12 +197,16 @@ class Lane:
         self._said = trouble
         queue, consumer = self._entry.queue, self._entry.consumer
         if error.reply_code == amqp.NotFound.code:
+            topology = self._celery.app.topology
+            declared = topology.queue(queue)
+            passive = declared is not None and declared.passive
             logger.error(
-                "queue %s, for the consumer %s, is not at the broker: declare it under "
-                "queues: in %s, or make it at the broker; it is looked for every %g s",
+                "queue %s, for the consumer %s, is not at the broker: %s in %s, or make"
+                " it at the broker; it is looked for every %g s",
                 queue,
                 consumer,
-                self._celery.app.topology.source,
+                "remove passive: true from it" if passive else "declare it",
+                topology.source,
                 REFUSED_PAUSE,
             )
         else:
