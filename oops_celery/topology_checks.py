@@ -55,7 +55,7 @@ def read(text: str | bytes, source: str) -> Declarations:
         text = f"{show_key(key.value)}: stands here twice; the last one counts"
         findings.warn(path, text, line=key.start_mark.line + 1)
     for written, number, line in document.odd_numbers():
-        text = f"{written} is the number {number}; write it so"
+        text = f"{show_key(written)} is the number {show(number)}; write it so"
         findings.warn((), text, line=line)
     checked = _check_entries(value, findings)
     _check_names(value, findings)
@@ -126,11 +126,12 @@ def _checked(model: type[_E], entry: Any, path: Path, findings: _Findings) -> _E
         return model.model_validate(entry)
     except ValidationError as error:
         details = error.errors(include_url=False)
+    before = entry
     unknown = [detail for detail in details if _is_unknown(detail)]
     for detail in unknown:
-        _warn_of_unknown(detail, model, path, findings)
+        _warn_of_unknown(detail, model, path, findings, entry)
         entry = _without(entry, detail["loc"])
-    if len(unknown) == len(details):
+    if len(unknown) == len(details) and entry != before:
         return _checked(model, entry, path, findings)
     for detail in details:
         if detail not in unknown:
@@ -140,39 +141,52 @@ def _checked(model: type[_E], entry: Any, path: Path, findings: _Findings) -> _E
 
 def _is_unknown(detail: ErrorDetails) -> bool:
     """Whether it is about a key that the file may not have."""
-    kinds = ("extra_forbidden", "invalid_key")
-    return detail["type"] in kinds or detail["loc"][-1:] == ("[key]",)
+    return detail["type"] in ("extra_forbidden", "invalid_key")
 
 
 def _warn_of_unknown(
-    detail: ErrorDetails, model: type[Entry], path: Path, findings: _Findings
+    detail: ErrorDetails,
+    model: type[Entry],
+    path: Path,
+    findings: _Findings,
+    entry: Any,
 ) -> None:
     """Say that a key is left out: amqp-dispatcher did so too, and said nothing."""
     above, last = detail["loc"][:-1], detail["loc"][-1]
+    for step in above:
+        entry = entry[step]
+    last = next((key for key in entry if _is_called(key, last)), last)
     known = BindingEntry if "bindings" in above else model
     text = f"{show_key(last)}: unknown key, left out{_known_key(last, known)}"
     findings.warn((*path, *above), text, key=last)
+    if "did you mean" in text:  # what it was meant for is not missing
+        findings.broken.add(path[:2])
 
 
 def _without(entry: Any, place: tuple[Any, ...]) -> Any:
     """Return an entry without what stands at a place; aliases may share the rest."""
     step, *rest = place
     if isinstance(entry, list):
-        return [
-            _without(each, tuple(rest)) if number == step else each
-            for number, each in enumerate(entry)
-        ]
-    return {
-        key: _without(value, tuple(rest)) if key == step else value
-        for key, value in entry.items()
-        if rest or key != step
-    }
+        below = [*entry]
+        below[step] = _without(entry[step], tuple(rest))
+        return below
+    if rest:
+        return {**entry, step: _without(entry[step], tuple(rest))}
+    return {key: value for key, value in entry.items() if not _is_called(key, step)}
+
+
+def _is_called(key: Any, step: Any) -> bool:
+    """Whether pydantic calls a key so: of one that is no text it gives the repr."""
+    return bool(key == step) or (not isinstance(key, str) and repr(key) == str(step))
 
 
 def _add_detail(detail: ErrorDetails, path: Path, findings: _Findings) -> None:
     """Put what pydantic found into words."""
     *above, last = detail["loc"] or ("",)
-    if detail["type"] == "missing":
+    if last == "[key]":  # in a table
+        text = f"{show(detail['input'])}: a key must be text; put it in quotes"
+        findings.add((*path, *above), text)
+    elif detail["type"] == "missing":
         findings.add((*path, *above), f"{last}: missing; it is needed here")
     else:
         findings.add((*path, *detail["loc"]), explained(detail))
@@ -209,7 +223,8 @@ def _check_names(document: Any, findings: _Findings) -> None:
             if not isinstance(name, str) or first.setdefault(name, index) == index:
                 continue
             other = f"{section}[{first[name]}]"
-            if _declares(document[section][first[name]]) == _declares(entry):
+            same = _declares(document[section][first[name]]) == _declares(entry)
+            if section == "queues" and same:
                 text = f"{show(name)} is {other} too; its bindings are added"
                 findings.warn((section, index, key), text)
             else:

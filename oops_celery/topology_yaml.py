@@ -92,7 +92,7 @@ def _at(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
 
 _Loader.add_constructor(None, _Loader.refuse_tag)
 #: A number of YAML 1.1 that means what it looks like: 010 is 8, 0x10 is 16, 1:30 is 90.
-_PLAIN_NUMBER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
+_PLAIN_NUMBER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*)")
 
 
 @contextmanager

@@ -367,6 +367,7 @@ def test_show_tells_all_of_a_file(names: Names, command: Command) -> None:
             "queue": f"{name}.a",
             "consumer_count": 3,
             "prefetch_count": 1,
+            "prefork": False,
         }
     ]
     shown = command("show", "--file", file).stdout
@@ -405,10 +406,10 @@ def test_control_characters_of_a_file_are_shown_not_sent(
 def test_a_file_that_cannot_be_used_has_an_exit_code_of_its_own(
     names: Names, command: Command, subcommand: str
 ) -> None:
-    names.write("queues: [{queue: a, x_mesage_ttl: 5}]")
+    names.write("queues: [{queue: a, x_overflow: drophead}]")
     done = command(subcommand, "--file", "t.yml")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "did you mean x_message_ttl?" in done.stderr
+    assert "did you mean drop-head?" in done.stderr
 
 
 def test_the_file_of_the_settings_is_used(command: Command) -> None:

@@ -128,6 +128,13 @@ def mistake(text: str | bytes) -> str:
     return str(found)
 
 
+def warning(text: str | bytes) -> str:
+    """Return the one warning of a file, as a person sees it."""
+    found = the_problem(text)
+    assert not found.fatal, found
+    return str(found)
+
+
 def queue(text: str) -> Queue:
     """Return the one queue of a file, given the keys of its entry."""
     (only,) = Topology.parse(f"queues: [{{queue: q, {text}}}]").queues
@@ -542,15 +549,18 @@ consumers:
             "consumers[0].consumer",
         ]
         header, *lines = str(caught.value).splitlines()
-        assert header == "mine.yml: 5 mistakes"
-        assert lines == [str(problem) for problem in found]
+        assert header == "mine.yml: 4 mistakes, 1 warning"
+        assert lines == [
+            f"{'' if problem.fatal else 'warning: '}{problem}" for problem in found
+        ]
 
     def test_a_mistake_names_the_thing_the_line_and_the_way_out(self) -> None:
         """As a person sees it: where, what, and what it should be."""
         text = "queues:\n  - queue: a\n  - queue: b\n    x_mesage_ttl: 1\n"
 
-        assert mistake(text) == (
-            "queues[1] (line 4): x_mesage_ttl: unknown key; did you mean x_message_ttl?"
+        assert warning(text) == (
+            "queues[1] (line 4): x_mesage_ttl: unknown key, left out; did you mean"
+            " x_message_ttl?"
         )
 
     @pytest.mark.parametrize(
@@ -566,11 +576,12 @@ consumers:
         """RabbitMQ's own spelling, with hyphens, is the likeliest slip."""
         text = f"queues: [{{queue: q, {key}: 1}}]"
 
-        assert mistake(text).endswith(f"{key}: unknown key; did you mean {meant}?")
+        said = f"{key}: unknown key, left out; did you mean {meant}?"
+        assert warning(text).endswith(said)
 
     def test_an_unknown_key_is_one_even_without_a_value(self) -> None:
         """Null means not set, but only for keys that there are."""
-        assert "zzz: unknown key" in mistake("queues: [{queue: q, zzz: null}]")
+        assert "zzz: unknown key" in warning("queues: [{queue: q, zzz: null}]")
 
     @pytest.mark.parametrize(
         ("text", "line"),
@@ -591,8 +602,8 @@ consumers:
         """Where nothing is similar, all that there is is shown."""
         text = "queues: [{queue: q, bindings: [{exchange: e, zzz: 1}]}]"
 
-        assert mistake(text) == (
-            "queues[0].bindings[0] (line 1): zzz: unknown key;"
+        assert warning(text) == (
+            "queues[0].bindings[0] (line 1): zzz: unknown key, left out;"
             " known are exchange, routing_key, arguments"
         )
 
@@ -606,21 +617,22 @@ consumers:
             ("x_max_length: true", "true is a truth value, not a whole number"),
             ("x_max_length: 1.5", "1.5 is a decimal number, not a whole number"),
             ("x_max_length: 1.0", "1.0 is a decimal number, not a whole number"),
-            ("x_max_length: 010", "'010' is text, not a whole number"),
-            ("x_max_length: 1:30", "'1:30' is text, not a whole number"),
-            ("x_max_length: 0x10", "'0x10' is text, not a whole number"),
+            ("x_max_length: false", "false is no value for it; remove it"),
             ("x_max_length: -1", "-1 is too small; the least is 0"),
             ("x_max_length: [1]", "[1] is a list, not a whole number"),
             ("x_max_length: 2001-01-01", "is a date, not a whole number"),
-            ("durable: 'yes'", "'yes' is text, not true or false"),
-            ("durable: 1", "1 is a number, not true or false"),
+            (
+                "durable: 'false'",
+                "'false' is text, which amqp-dispatcher took for true",
+            ),
+            ("durable: 2", "2 is a number, not true or false"),
             ("x_dead_letter_exchange: 5", "5 is a number, not text; put it in quotes"),
             (
                 "x_dead_letter_exchange: no",
-                "false is a truth value, not text; put it in",
+                "false is no value for it; remove it (amqp-dispatcher left it out)",
             ),
             ("x_message_ttl: 315360000001", "too large; the most is 315360000000"),
-            ("x_expires: 0", "0 is too small; the least is 1"),
+            ("x_expires: 0", "0: RabbitMQ refuses it; remove it (amqp-dispatcher left"),
             ("x_max_priority: 256", "256 is too large; the most is 255"),
             ("x_queue_version: 3", "3 is too large; the most is 2"),
             ("x_max_length: 9223372036854775808", "is too large; the most is 9223372"),
@@ -636,11 +648,12 @@ consumers:
             ("bindings: {exchange: e}", "is a mapping, not a list; begin each entry"),
             ("bindings: [e]", "'e' is text, not a mapping (key: value)"),
             ("bindings: [{}]", "exchange: missing"),
-            ("bindings: [{exchange: ''}]", "is empty; give it a name"),
+            (
+                "bindings: [{exchange: ''}]",
+                "is the default exchange, which each queue is",
+            ),
             (f"bindings: [{{exchange: {'é' * 128}}}]", "has 256 bytes; AMQP takes at"),
             (f"bindings: [{{exchange: e, routing_key: {'k' * 256}}}]", "has 256 bytes"),
-            (f"x_max_length: !!int 0x{'f' * 5000}", "a huge number is too large"),
-            ("1: 2", "1: a key must be text; put it in quotes"),
         ],
     )
     def test_a_value_that_cannot_be(self, entry: str, said: str) -> None:
@@ -674,8 +687,8 @@ consumers:
             ),
             (f"exchanges: [{{exchange: {'é' * 128}}}]", "has 256 bytes; AMQP takes"),
             (
-                "queues: [{queue: q}, {queue: q}]",
-                "'q' is queues[0] already; remove one",
+                "queues: [{queue: q}, {queue: q, durable: false}]",
+                "'q' is queues[0] already, and differs; remove one",
             ),
             (
                 "exchanges: [{exchange: e}, {exchange: e}]",
@@ -686,7 +699,6 @@ consumers:
             ("queues: [q]", "queues[0] (line 1): 'q' is text, not a mapping"),
             ("queues: [null]", "queues[0] (line 1): null is nothing, not a mapping"),
             ("queues: {queue: q}", "queues (line 1): {'queue': 'q'} is a mapping, not"),
-            ("queue: q", "queue: unknown key; did you mean queues?"),
             ("consumers: [{consumer: 'a:B'}]", "queue: missing; it is needed here"),
             (
                 "consumers: [{consumer: a.B, queue: q}]",
@@ -704,7 +716,11 @@ consumers:
             ),
             (
                 "consumers: [{consumer: 'a:B', queue: q, consumer_count: 0}]",
-                "consumers[0].consumer_count (line 1): 0 is too small; the least is 1",
+                "consumers[0].consumer_count (line 1): 0: nothing would ever be",
+            ),
+            (
+                "consumers: [{consumer: a.b.C, queue: q}]",
+                "'a.b.C' is not of the form package.module:name; did you mean a.b:C?",
             ),
             (
                 "consumers: [{consumer: 'a:B', queue: q, prefetch_count: 65536}]",
@@ -731,12 +747,97 @@ consumers:
         assert queue(f"x_queue_type: {kind}, {entry}, passive: true")
 
     def test_a_key_that_stands_there_twice(self) -> None:
-        """YAML would take the second one in silence."""
-        text = "queues:\n  - queue: q\n    durable: true\n    durable: false\n"
+        """YAML takes the second one, in silence."""
+        text = "queues:\n  - queue: q\n    durable: false\n    durable: true\n"
 
-        assert mistake(text) == (
-            "queues[0] (line 4): durable: stands here twice; remove one"
+        assert warning(text) == (
+            "queues[0] (line 4): durable: stands here twice; the last one counts"
         )
+        assert Topology.parse(text).queues[0].durable
+
+    @pytest.mark.parametrize(
+        ("written", "number"), [("010", 8), ("0x10", 16), ("1:30", 90), ("0b11", 3)]
+    )
+    def test_a_number_that_is_not_what_it_looks_like(
+        self, written: str, number: int
+    ) -> None:
+        """It is what amqp-dispatcher sent, and a line says so."""
+        text = f"queues:\n- queue: q\n  x_max_length: {written}\n"
+
+        assert warning(text) == f"line 3: {written} is the number {number}; write it so"
+        (queue,) = Topology.parse(text).queues
+        assert queue.queue_arguments == {"x-max-length": number}
+
+    @pytest.mark.parametrize(
+        ("written", "meant"),
+        [("'true'", True), ("'Yes'", True), ("1", True), ("0", False)],
+    )
+    def test_a_truth_as_amqp_dispatcher_took_it(
+        self, written: str, meant: bool
+    ) -> None:
+        """Text was true, and numbers counted."""
+        assert queue(f"auto_delete: {written}").auto_delete is meant
+        assert not problems(f"queues: [{{queue: q, auto_delete: {written}}}]")
+
+    def test_a_huge_number_is_none(self) -> None:
+        """Python would not even write it."""
+        text = f"queues: [{{queue: q, x_max_length: 0x{'f' * 5000}}}]"
+        assert any("a huge number is too large" in str(each) for each in problems(text))
+
+    @pytest.mark.parametrize("key", ["x_max_length", "x_max_length_bytes"])
+    def test_a_limit_of_0_is_none_no_more(self, key: str) -> None:
+        """It meant no limit, and drops everything."""
+        said = warning(f"queues: [{{queue: q, {key}: 0}}]")
+        assert "0: every message is dropped; amqp-dispatcher took 0 for no" in said
+
+    def test_a_queue_that_is_there_twice_has_all_bindings(self) -> None:
+        """The broker takes the same declaration twice."""
+        text = """
+queues:
+- {queue: q, x_max_length: 5, bindings: [{exchange: a}, {exchange: b}]}
+- {queue: p}
+- {queue: q, x_max_length: 5, bindings: [{exchange: b}, {exchange: c}]}
+"""
+        assert warning(text) == (
+            "queues[2].queue (line 5): 'q' is queues[0] too; its bindings are added"
+        )
+        q, p = Topology.parse(text).queues
+        assert [each for each, _ in bindings(q)] == ["a", "b", "c"]
+        assert p.name == "p"
+
+    def test_twelve_unknown_keys_and_two_anchors(self) -> None:
+        """Homes of anchors, versions, remarks: amqp-dispatcher left them out."""
+        text = """\
+version: 3
+description: what we run
+x-queue: &queue
+  durable: true
+x-consumer: &consumer
+  prefetch_count: 5
+owner: {team: a}
+queues:
+- <<: *queue
+  queue: q
+  team: a
+  arguments: {x: 1}
+  x-max-length: 5
+  x_ha_policy: all
+  bindings:
+  - {exchange: amq.direct, routing_key: a, comment: b}
+consumers:
+- <<: *consumer
+  consumer: a:B
+  queue: q
+  concurrency: 3
+  2: two
+"""
+        found = Topology.parse(text)
+        lines = [1, 2, 3, 5, 7, 11, 12, 13, 14, 16, 21, 22]
+        assert [problem.line for problem in found.warnings] == lines
+        assert not any(problem.fatal for problem in found.warnings)
+        assert all("left out" in problem.text for problem in found.warnings)
+        assert found.consumers[0].prefetch_count == 5
+        assert found.queues[0].durable
 
     @pytest.mark.parametrize("value", ["2001-01-01", "!!set {a}", "[!!set {a}]"])
     def test_arguments_that_amqp_cannot_send(self, value: str) -> None:
@@ -899,7 +1000,7 @@ class TestWarnings:
         """One slip gives one finding."""
         text = "queues: [{queue: q, x_message_ttl: 1, x_dead_leter_exchange: ''}]"
 
-        assert "did you mean x_dead_letter_exchange?" in mistake(text)
+        assert "did you mean x_dead_letter_exchange?" in warning(text)
 
 
 class TestUnreadableFiles:
