@@ -145,11 +145,14 @@ def bomb(levels: int, what: str) -> str:
 )
 def test_a_file_that_is_meant_to_keep_us_busy_does_not(text: str) -> None:
     started = time.process_time()
-    with pytest.raises(TopologyError) as caught:
-        Topology.parse(text)
+    try:
+        problems = Topology.parse(text).warnings
+    except TopologyError as error:
+        problems = error.problems
     references(text)
     assert time.process_time() - started < 10
-    assert all(len(str(problem)) < 1000 for problem in caught.value.problems)
+    assert problems
+    assert all(len(str(problem)) < 1000 for problem in problems)
 
 
 # -- Settings -------------------------------------------------------------------------

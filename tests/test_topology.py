@@ -832,7 +832,8 @@ consumers:
   2: two
 """
         found = Topology.parse(text)
-        lines = [1, 2, 3, 5, 7, 11, 12, 13, 14, 16, 21, 22]
+        # A key that is no text has the line of its entry.
+        lines = [1, 2, 3, 5, 7, 11, 12, 13, 14, 16, 18, 21]
         assert [problem.line for problem in found.warnings] == lines
         assert not any(problem.fatal for problem in found.warnings)
         assert all("left out" in problem.text for problem in found.warnings)
