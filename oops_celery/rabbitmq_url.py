@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
@@ -10,6 +11,8 @@ from difflib import get_close_matches
 from ipaddress import IPv6Address
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+logger = logging.getLogger(__name__)
 
 
 class SettingsError(ValueError):
@@ -71,7 +74,8 @@ def parse_rabbitmq_url(url: str, name: str = "RABBITMQ_URL") -> dict[str, Any]:
     """Return Celery's broker settings for a ``RABBITMQ_URL``.
 
     ``amqp://user:password@host1:5672,host2,[::1]:5673/vhost?heartbeat=30``: the hosts
-    are tried in random order. ``amqps://`` verifies the broker's certificate and its
+    are tried in random order; a port behind the last one alone is that of all, as in
+    amqp-dispatcher. ``amqps://`` verifies the broker's certificate and its
     host name; the query names are RabbitMQ's (URI query parameters): ``cacertfile``,
     ``certfile``, ``keyfile``, ``verify`` (``verify_peer`` or ``verify_none``),
     ``heartbeat`` (seconds).
@@ -91,7 +95,10 @@ def parse_rabbitmq_url(url: str, name: str = "RABBITMQ_URL") -> dict[str, Any]:
     scheme, _, rest = url.partition("://")
     scheme = scheme.lower()
     if scheme not in ("amqp", "amqps") or "://" not in url:
-        raise SettingsError(f"{shown}: must start with amqp:// or amqps://")
+        raise SettingsError(
+            f"{shown}: must start with amqp:// or amqps:// (amqp-dispatcher took any "
+            "scheme for amqp)"
+        )
     place, _, query_text = rest.partition("?")
     authority, _, vhost = place.partition("/")
     login, at, hosts = authority.rpartition("@")
@@ -102,31 +109,42 @@ def parse_rabbitmq_url(url: str, name: str = "RABBITMQ_URL") -> dict[str, Any]:
     login += _encoded(password, f"{shown}: the password") + at
     path = _encoded(vhost, f"{shown}: the virtual host", _LONGEST_VHOST)
     urls = []
-    for host in hosts.split(","):
+    names = hosts.split(",")
+    ports = [match and match[3] for match in map(_HOST.fullmatch, names)]
+    # kombu would go on to a host without a port with that of the host before it.
+    usual = "5671" if scheme == "amqps" else "5672"
+    if not any(ports[:-1]):
+        usual = ports[-1] or usual
+    for host, port in zip(names, ports, strict=True):
         if not _is_host(host):
             said = repr(host) if at or not host else "'**'"
             raise SettingsError(
                 f"{shown}: host {said}: must be a host name or address (IPv6 in "
                 "brackets), then optionally a colon and a port from 1 to 65535"
             )
-        urls.append(f"{scheme}://{login}{host}/{path}")
+        place = host if port or len(names) == 1 else f"{host}:{usual}"
+        urls.append(f"{scheme}://{login}{place}/{path}")
     random.shuffle(urls)
     query = _parameters(query_text, shown)
     broker: dict[str, Any] = {
         "broker_url": urls if len(urls) > 1 else urls[0],
         "broker_failover_strategy": "round-robin",  # they are shuffled already
     }
-    if "heartbeat" in query:
-        heartbeat = query.pop("heartbeat")
+    if (heartbeat := query.pop("heartbeat", "none")).lower() != "none":
         broker["broker_heartbeat"] = heartbeat_of(heartbeat, f"{shown}: heartbeat")
     if scheme == "amqps":
         broker["broker_use_ssl"] = _tls(query, shown)
     for name in query:
-        known = at or get_close_matches(name, _PARAMETERS)  # no part of a password
-        raise SettingsError(
-            f"{shown}: unknown parameter {name if known else '**'!r}; known are "
-            "heartbeat, and with amqps:// cacertfile, certfile, keyfile, verify"
+        close = get_close_matches(name, _PARAMETERS)
+        said = name if at or close else "**"  # no part of a password
+        unknown = (
+            f"{shown}: unknown parameter {said!r}; known are heartbeat, and with "
+            "amqps:// cacertfile, certfile, keyfile, verify"
         )
+        # Meant for TLS, or a part of a password.
+        if close or not (at or "/" in rest.partition("?")[0]):
+            raise SettingsError(unknown)
+        logger.warning("%s; it is left out, as amqp-dispatcher did", unknown)
     return broker
 
 

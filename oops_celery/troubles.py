@@ -45,7 +45,8 @@ _PASSWORD = Trouble(
 )
 _VHOST = Trouble(
     "no such virtual host",
-    "check the path of RABBITMQ_URL, or rabbitmqctl add_vhost",
+    "check the path of RABBITMQ_URL, or rabbitmqctl add_vhost (amqp-dispatcher 0.4 "
+    "took the / before it for a part of the name: write %2F)",
     lasting=True,
 )
 _VHOST_REFUSED = Trouble(

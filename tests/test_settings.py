@@ -169,7 +169,7 @@ def test_hosts_are_tried_in_random_order() -> None:
     url = "amqp://user:p%40ss@one:1,two,[::1]:3/vhost"
     expected = {
         "amqp://user:p%40ss@one:1/vhost",
-        "amqp://user:p%40ss@two/vhost",
+        "amqp://user:p%40ss@two:5672/vhost",
         "amqp://user:p%40ss@[::1]:3/vhost",
     }
     firsts = set()
@@ -178,6 +178,38 @@ def test_hosts_are_tried_in_random_order() -> None:
         assert set(urls) == expected
         firsts.add(urls[0])
     assert firsts == expected
+
+
+@pytest.mark.parametrize(
+    ("hosts", "expected"),
+    [
+        # kombu would go on to the second one with the port of the first.
+        ("one:1111,two", {"one:1111", "two:5672"}),
+        # As amqp-dispatcher had it.
+        ("one,two:5673", {"one:5673", "two:5673"}),
+        ("one,two", {"one:5672", "two:5672"}),
+        ("one:1,two,three:3", {"one:1", "two:5672", "three:3"}),
+        ("[::1],two:3", {"[::1]:3", "two:3"}),
+    ],
+)
+def test_the_port_of_each_host(hosts: str, expected: set[str]) -> None:
+    urls = parse_rabbitmq_url(f"amqp://u:p@{hosts}/v")["broker_url"]
+    assert set(urls) == {f"amqp://u:p@{each}/v" for each in expected}
+
+
+def test_the_port_of_each_host_with_tls() -> None:
+    urls = parse_rabbitmq_url("amqps://one:1111,two/")["broker_url"]
+    assert set(urls) == {"amqps://one:1111/", "amqps://two:5671/"}
+
+
+def test_what_amqp_dispatcher_took_in_a_url(caplog: pytest.LogCaptureFixture) -> None:
+    url = "amqp://u:s3cr3t@h/?heartbeat=None&socket_timeout=5"
+    parsed = parse_rabbitmq_url(url)
+    assert parsed["broker_url"] == "amqp://u:s3cr3t@h/"
+    assert "broker_heartbeat" not in parsed
+    assert "unknown parameter 'socket_timeout'" in caplog.text
+    assert "it is left out" in caplog.text
+    assert "s3cr3t" not in caplog.text
 
 
 HOSTS = [
@@ -326,7 +358,9 @@ def test_nothing_is_shown_of_a_password_in_another_url(url: str | list[str]) -> 
 def test_celerys_name_of_the_broker_is_read_as_ours() -> None:
     url = "amqp://u:s3;cr3t@one,two/v;w"
     urls = broker({"broker_url": url}, {})["broker_url"]
-    assert set(urls) == {f"amqp://u:s3%3Bcr3t@{host}/v%3Bw" for host in ("one", "two")}
+    assert set(urls) == {
+        f"amqp://u:s3%3Bcr3t@{host}:5672/v%3Bw" for host in ("one", "two")
+    }
     assert broker({"broker_url": "memory://"}, {}) == {"broker_url": "memory://"}
     with pytest.raises(SettingsError, match="OOPS_BROKER_URL='amqp://") as error:
         broker({"broker_url": "amqp://u:s3cr3t@one//;amqp://u:s3cr3t@two//"}, {})

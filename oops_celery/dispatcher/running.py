@@ -201,9 +201,10 @@ class Inside(Runner):
         taken = request if outcome.answer is Answer.ACK else None
         self._told.tell(partial(request.on_outcome, outcome), taken)
         logger.info(
-            "%s: %s after %.3f s: %s",
+            "Task %s[%s] %s in %.6fs: %s",
             self.kind.name,
             request.id,
+            "succeeded" if outcome.error is None else "failed",
             outcome.seconds,
             outcome.reason,
         )
