@@ -17,7 +17,10 @@ MEMORY = 10_000
 
 
 class Backoff:
-    """Counts how often each message goes back: AMQP 0-9-1 says only that it did."""
+    """Counts how often each message goes back: AMQP 0-9-1 says only that it did.
+
+    Messages with the same body and routing key count as one.
+    """
 
     def __init__(self) -> None:
         self._returns: Any = LRUCache(limit=MEMORY)
@@ -35,8 +38,8 @@ class Backoff:
         return float(min(FIRST_PAUSE * 2 ** min(before - 1, 30), LONGEST_PAUSE))
 
     def forget(self, message: Message) -> None:
-        """Forget a message that is done with."""
-        if message.delivery_info.get("redelivered"):
+        """Forget a message that is done with, and others that look like it."""
+        if self._returns:
             self._returns.pop(_key(message), None)
 
 

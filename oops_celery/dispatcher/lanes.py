@@ -290,7 +290,8 @@ class Lane:
 
     def _has_come_over(self, message: Message) -> bool:
         """Whether its channel is open: else the broker has it, and sends it again."""
-        return self._consumer is not None and self._consumer.channel is message.channel
+        channel = self._consumer and self._consumer.channel
+        return channel is message.channel and channel.connection is not None
 
 
 class _Taking:
