@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from typing import TYPE_CHECKING, Any
 
 import amqp
@@ -67,7 +68,17 @@ class Finding:
 
 def examine_here(settings: Settings) -> Iterator[Finding]:
     """Check what needs no broker: the BSON library, and where reports are kept."""
-    if wire.BSON_LIBRARY == "pymongo":
+    if wire.BSON_LIBRARY == "pymongo" and _is_installed("bson"):
+        yield Finding(
+            "bson",
+            "wrong",
+            "PyMongo's, but the package bson is installed too, which has a module of "
+            "that name: whoever needs it, as oops-amqp's Receiver does, fails",
+            "give oops-amqp an environment of its own; or, if nothing here needs it: "
+            "pip uninstall oops-amqp oops-datedir-repo bson, then pip install "
+            "--force-reinstall --no-deps pymongo",
+        )
+    elif wire.BSON_LIBRARY == "pymongo":
         yield Finding("bson", "ok", "PyMongo's")
     else:
         yield Finding(
@@ -77,6 +88,13 @@ def examine_here(settings: Settings) -> Iterator[Finding]:
             "pip install --force-reinstall --no-deps pymongo",
         )
     yield _examine_repository(settings)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return bool(distribution(name))
+    except PackageNotFoundError:
+        return False
 
 
 def _examine_repository(settings: Settings) -> Finding:

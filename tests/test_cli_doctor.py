@@ -269,6 +269,20 @@ def test_the_pure_python_bson_in_place_of_pymongos(
     assert "pymongo" in found.wrong["bson"]["fix"]
 
 
+def test_the_pure_python_bson_beside_pymongos(
+    doctor: Doctor, consumer: amqp.Channel, tmp_path: Path
+) -> None:
+    """As it is where oops-amqp was installed first, with what it asks for."""
+    about = tmp_path / "beside" / "bson-0.5.10.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: bson\nVersion: 0.5.10\n"
+    )
+    found = doctor("--no-ping", PYTHONPATH=str(about.parent))
+    assert set(found.wrong) == {"bson"}
+    assert "oops-amqp an environment of its own" in found.wrong["bson"]["fix"]
+
+
 def test_a_read_only_repository(
     doctor: Doctor, consumer: amqp.Channel, tmp_path: Path
 ) -> None:

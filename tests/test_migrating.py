@@ -20,7 +20,7 @@ PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 (YAML,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 PROSE = re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL)
 
-PUBLISHING, REPORTS, RECEIVING = PYTHON
+PUBLISHING, REPORTS, RECEIVING, NAMES = PYTHON
 WORKER, VALIDATE, DISPATCHER = re.findall(r"^    (\S.*)$", PROSE, re.MULTILINE)
 MOVED = re.compile(r"from oops_celery import (\w+)  # was: (from oops_amqp import \1)")
 
@@ -216,13 +216,18 @@ def test_the_dispatcher_moves(broker: Node, tmp_path: Path) -> None:
                 connection.channel().queue_delete(queue)
 
 
+def test_the_names_of_amqp_dispatcher(tmp_path: Path) -> None:
+    names = "from amqpdispatcher.amqp_proxy import AMQPProxy\nprint(AMQPProxy.publish)"
+    assert "Proxy.publish" in run(sys.executable, f"{NAMES}\n{names}\n", tmp_path)
+
+
 def test_every_block_of_the_page_is_run() -> None:
-    assert len(PYTHON) == 3
+    assert len(PYTHON) == 4
     assert len(re.findall(r"^```\w", PAGE, re.MULTILINE)) == len(PYTHON) + 1
     assert [len(shlex.split(line)) for line in (WORKER, VALIDATE, DISPATCHER)] == [
         6,
         3,
-        5,
+        7,
     ]
     for link in re.findall(r"\]\(([^)#]+)\)", PAGE):
         assert (ROOT / "docs" / link).exists(), link
