@@ -65,6 +65,15 @@ class _Processes(asynpool.AsynPool):
             if job._accepted and job._timeout and job._job not in self._tref_for_id:
                 self.on_timeout_set(job, None, job._timeout)
 
+    def _track_child_process(self, process: Any, hub: Any) -> None:
+        """Wait for the end of a process, unless that was seen and its exit was not.
+
+        Its pipes close a moment before its parent is told of its exit; that is then
+        looked for every 5 s. Celery's worker would end if it registers them meanwhile.
+        """
+        if getattr(process, "_sentinel_poll", True) is not None:
+            super()._track_child_process(process, hub)
+
     def process_flush_queues(self, process: Any) -> None:
         """Read what a process has said before its end, the half read message first."""
         reading = self._result_handler.half_read.pop(process, None)

@@ -335,7 +335,8 @@ def test_ten_thousand_messages_and_none_lost(
 ) -> None:
     """A kill -9 and a restart of the broker in the middle."""
     started = dispatcher(
-        WORK.replace("prefetch_count: 10", "prefetch_count: 100"),
+        WORK.replace("prefetch_count: 10", "prefetch_count: 100")
+        + ("    prefork: true\n" if pool == "prefork" else ""),
         """
         class Consumer:
             def consume(self, amqp, msg):

@@ -760,3 +760,14 @@ def test_what_does_not_count_is_said(worker: StartWorker, tmp_path: Path) -> Non
     assert "broker_url, worker_concurrency ignored" in started.text()
     assert "CELERY_BROKER_URL" in started.text()
     assert "concurrency: 1 (prefork)" in started.text()
+
+
+def test_a_process_whose_end_was_seen_is_not_waited_for_again() -> None:
+    """When a connection is lost between its end and its exit."""
+    from oops_celery.prefork import Pool
+
+    added: list[Any] = []
+    hub = SimpleNamespace(add_reader=lambda *args: added.append(args))
+    ended = SimpleNamespace(_sentinel_poll=None)
+    Pool.Pool._track_child_process(SimpleNamespace(), ended, hub)
+    assert added == []
