@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.bench import Bench
+from benchmarks.dispatching import OURS, Contender, Run, run
 from benchmarks.reports import SIZES
 
 #: Reports of each size that are published, and received, in a round.
@@ -150,6 +151,40 @@ def resources(bench: Bench, rounds: int) -> list[Row]:
     ]
 
 
+def dispatching(bench: Bench, rounds: int) -> list[Row]:
+    """Messages through consumers: trivial ones, and some that take 10 ms."""
+    contenders = [*OURS, *map(Contender.old, bench.dispatchers)]
+    rows: list[Row] = []
+    for label, usual, more in (
+        ("trivial, 10 instances", 10_000, {"instances": 10}),
+        ("trivial, 1 instance", 10_000, {"instances": 1}),
+        ("10 ms, 10 instances", 2_000, {"instances": 10, "seconds": 0.01}),
+        ("10 ms, 50 instances", 10_000, {"instances": 50, "seconds": 0.01}),
+        ("one by one, 10 instances", 500, {"instances": 10, "pause": 0.01}),
+    ):
+        found: dict[str, list[Run]] = {one.name: [] for one in contenders}
+        for _ in range(rounds):
+            for one in contenders:
+                count = bench.count(usual)
+                found[one.name].append(run(bench, one, messages=count, **more))
+        for name, runs in found.items():
+            if "pause" in more:
+                median = statistics.median(each.median for each in runs)
+                rows.append((f"{name}: latency", label, median * 1e3, "ms"))
+                continue
+            rate = statistics.median(each.rate for each in runs)
+            rows.append((name, label, rate, "/s"))
+            if name not in {one.name for one in OURS}:
+                for own in OURS:
+                    ours = statistics.median(each.rate for each in found[own.name])
+                    rows.append((f"{own.name} / {name}", label, ours / rate, "x"))
+        if more["instances"] == 50:
+            for name, runs in found.items():
+                memory = statistics.median(each.memory for each in runs)
+                rows.append((f"{name}: memory (PSS)", label, memory / 1e6, "MB"))
+    return rows
+
+
 def ratio(size: str, of: str, values: dict[str, float]) -> Row:
     """Return the ratio of two contenders' values: `one / other`."""
     one, other = of.split(" / ")
@@ -166,6 +201,7 @@ SECTIONS: dict[str, Callable[[Bench, int], list[Row]]] = {
         backlog,
         latency,
         resources,
+        dispatching,
     )
 }
 
@@ -176,6 +212,12 @@ SECTIONS: dict[str, Callable[[Bench, int], list[Row]]] = {
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     required=True,
     help="The Python of an environment that has oops-amqp and oops-datedir-repo.",
+)
+@click.option(
+    "--dispatcher-python",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="The Python of an environment that has an amqp-dispatcher; several times.",
 )
 @click.option("--rounds", default=5, show_default=True, help="Of each; medians count.")
 @click.option(
@@ -192,9 +234,17 @@ SECTIONS: dict[str, Callable[[Bench, int], list[Row]]] = {
 )
 @click.option("--json", "as_json", is_flag=True, help="For programs, with versions.")
 def main(
-    old_python: Path, rounds: int, scale: float, only: tuple[str, ...], as_json: bool
+    old_python: Path,
+    dispatcher_python: tuple[Path, ...],
+    rounds: int,
+    scale: float,
+    only: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     r"""Measure oops-celery against oops-amqp and against the limits, in one run.
+
+    amqp-dispatcher needs a Python up to 3.9: make an environment for it, and name that
+    with --dispatcher-python.
 
     \b
     Example:
@@ -203,6 +253,7 @@ def main(
     """
     progress = Console(stderr=True)
     bench = Bench(old_python.absolute(), scale)
+    bench.dispatchers = [python.absolute() for python in dispatcher_python]
     results: dict[str, list[Row]] = {}
     try:
         for name in only or SECTIONS:

@@ -50,6 +50,8 @@ class Bench:
         self._old_python = old_python
         self._scale = scale
         self._seed = 0
+        #: Pythons that have an amqp-dispatcher.
+        self.dispatchers: list[Path] = []
         self.folder = Path(tempfile.mkdtemp(prefix="oops-bench-"))
         #: Where repositories are made.
         self._repositories = self.folder
