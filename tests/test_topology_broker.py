@@ -497,3 +497,38 @@ class TestWhatTheConnectionDoes:
         with pytest.raises(TimeoutError):
             Topology.parse("queues: [{queue: q}]").declare(Silent)
         assert calls == ["queue_declare"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "arguments"),
+    [
+        ("{queue: NAMEq, x_message_ttl: 010}", {"x-message-ttl": 8}),
+        ("{queue: NAMEq, x_max_length: 0x10}", {"x-max-length": 16}),
+        (
+            "{queue: NAMEq, durable: 'true', x_max_length: 1_000}",
+            {"x-max-length": 1000},
+        ),
+        ("{queue: NAMEq, x_ha_policy: all, arguments: {x-expires: 5}}", {}),
+        ("{queue: NAMEq, x-message-ttl: 5, description: mine}", {}),
+        ("{queue: NAMEq, x_expires: null, x_max_length: 0}", {"x-max-length": 0}),
+        (
+            "{queue: NAMEq, bindings: [{exchange: amq.topic, routing_key: a, to: b}]}",
+            {},
+        ),
+        ("{queue: NAMEq}, {queue: NAMEq, bindings: [{exchange: amq.fanout}]}", {}),
+        ("{queue: NAMEq, x_max_length: 5, x_max_length: 6}", {"x-max-length": 6}),
+        ("{<<: *usual, queue: NAMEq}", {"x-max-length": 7}),
+    ],
+)
+def test_what_amqp_dispatcher_took_is_declared(
+    session: Session, entry: str, arguments: dict[str, Any]
+) -> None:
+    """And RabbitMQ has it as the file says."""
+    text = f"x-usual: &usual {{x_max_length: 7}}\nversion: 2\nqueues: [{entry}]"
+    session.declared(text)
+    (queue,) = Topology.parse(text.replace("NAME", session.name)).queues
+    assert queue.queue_arguments == arguments
+    with session.connection.channel() as channel:  # refused, if it were another one
+        channel.queue_declare(
+            queue.name, durable=True, auto_delete=False, arguments=arguments
+        )

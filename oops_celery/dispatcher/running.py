@@ -336,7 +336,10 @@ class Tasks(Inside):
     def close(self) -> None:
         """Have every instance shut down after what it is at."""
         self._closing = True
-        LOOP.call(self._feed)
+        if self._tasks or any(place.has_instance for place in self._idle):
+            LOOP.call(self._feed)
+        else:  # nothing to shut down: the loop may not even have begun
+            self._idle.clear()
 
     @property
     def is_closed(self) -> bool:
