@@ -98,6 +98,11 @@ class Place:
         self._in_loop = in_loop
         self._instance: Any = None
 
+    @property
+    def has_instance(self) -> bool:
+        """Whether there is an instance, to be shut down."""
+        return self._instance is not None
+
     async def consume(self, message: Message, publish: Callable[..., None]) -> Outcome:
         """Give a message to the instance."""
         started = time.monotonic()
