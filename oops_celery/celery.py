@@ -19,6 +19,7 @@ from celery.utils.nodenames import default_nodename, host_format
 from click.core import ParameterSource
 
 from oops_celery import environment, incoming, reentry, settings, wire
+from oops_celery.reading import TRANSPORTS
 from oops_celery.requirements import check_worker, needed_by
 from oops_celery.sending import Sender
 from oops_celery.topology import Topology
@@ -86,6 +87,14 @@ class Connection(kombu.Connection):
             frames = {"frame_handler": incoming.readable_frames}
             self.transport_options: Any = {**self.transport_options, **frames}
         self._name_host()
+
+    #: Whether it is read in the worker's loop.
+    reads_ahead = False
+
+    def get_transport_cls(self) -> Any:
+        """Return the class of the transport."""
+        transport = super().get_transport_cls()
+        return TRANSPORTS.get(transport, transport) if self.reads_ahead else transport
 
     def info(self) -> dict[str, Any]:
         """Tell about itself, as JSON can, for ``celery inspect stats`` and Flower."""

@@ -216,6 +216,12 @@ class Consumer(CelerysConsumer):
             maybe_shutdown()
             time.sleep(min(left, 1))
 
+    def connection_for_read(self, heartbeat: Any = None) -> Any:
+        """Return the connection that messages come over."""
+        connection = self.app.connection_for_read(heartbeat=heartbeat)
+        connection.reads_ahead = self.hub is not None
+        return self.ensure_connected(connection)
+
     def connection_for_write(self, url: Any = None, heartbeat: Any = None) -> Any:
         """Return the connection for events.
 
