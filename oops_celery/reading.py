@@ -1,8 +1,8 @@
 """Messages are read many at once, where kombu and py-amqp read them in small steps.
 
 py-amqp asks the system for the seven bytes of a frame's head, for its body, and for the
-byte after it, and sets a timeout before and after each frame; kombu takes one message in
-each round of the worker's loop. For a backlog that is a third of what a message costs.
+byte after it, and sets a timeout before and after each frame; kombu takes one message
+a round of the worker's loop. For a backlog that is a third of what a message costs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Socket(TCPTransport):
         """Whether a whole frame has been read."""
         read = self._read_buffer
         size = int.from_bytes(read[3:7], "big")
-        return _AROUND <= len(read) and _AROUND + size <= len(read)
+        return len(read) >= _AROUND and _AROUND + size <= len(read)
 
     def having_timeout(self, timeout: float | None) -> AbstractContextManager[Any]:
         """Set a timeout for what is read within, if anything has to be."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from kombu import Message
 from kombu.utils.functional import LRUCache
 
-#: Seconds that a message waits at its second return, twice as long at each further one;
-#: at most. RabbitMQ lets a message be held for half an hour (``consumer_timeout``).
+#: Seconds that a message waits when it goes back again: at least, and at most. RabbitMQ
+#: lets a message be held for half an hour (``consumer_timeout``).
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 60.0
 
@@ -17,30 +18,32 @@ MEMORY = 10_000
 
 
 class Backoff:
-    """Counts how often each message goes back: AMQP 0-9-1 says only that it did.
+    """Knows since when a message goes back: AMQP 0-9-1 says only that it did.
 
     Messages with the same body and routing key count as one.
     """
 
     def __init__(self) -> None:
-        self._returns: Any = LRUCache(limit=MEMORY)
+        #: By the monotonic clock.
+        self._since: Any = LRUCache(limit=MEMORY)
 
     def pause(self, message: Message) -> float:
-        """Return the seconds that a message waits before it goes back once more.
+        """Return the seconds that a message waits before it goes back.
 
-        The first time none: perhaps another consumer takes it.
+        The first time none: perhaps another consumer takes it. Then as long as it has
+        gone back already, and so twice as long each time.
         """
-        key = _key(message)
-        before = self._returns.get(key, 0)
-        self._returns[key] = before + 1
-        if not before:
+        now = time.monotonic()
+        since = self._since.get(_key(message))
+        if since is None:
+            self._since[_key(message)] = now
             return 0.0
-        return float(min(FIRST_PAUSE * 2 ** min(before - 1, 30), LONGEST_PAUSE))
+        return float(min(max(FIRST_PAUSE, now - since), LONGEST_PAUSE))
 
     def forget(self, message: Message) -> None:
         """Forget a message that is done with, and others that look like it."""
-        if self._returns:
-            self._returns.pop(_key(message), None)
+        if self._since:
+            self._since.pop(_key(message), None)
 
 
 def _key(message: Message) -> int:
