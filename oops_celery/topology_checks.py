@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from oops_celery.entities import denied
 from oops_celery.problems import Problem, TopologyError
+from oops_celery.topology_rules import check_queues
 from oops_celery.topology_schema import (
     QUEUE_ARGUMENTS,
     BindingEntry,
@@ -50,7 +50,7 @@ def read(text: str | bytes, source: str) -> Declarations:
     """
     document = Document(text, source)
     value = document.construct()
-    findings = _Findings(document)
+    findings = Findings(document)
     for path, key in document.duplicates():
         text = f"{show_key(key.value)}: stands here twice; the last one counts"
         findings.warn(path, text, line=key.start_mark.line + 1)
@@ -59,7 +59,8 @@ def read(text: str | bytes, source: str) -> Declarations:
         findings.warn((), text, line=line)
     checked = _check_entries(value, findings)
     _check_names(value, findings)
-    _check_queues(value, findings)
+    queues, exchanges = _mappings(value, "queues"), _mappings(value, "exchanges")
+    check_queues(queues, exchanges, findings)
     problems = findings.in_order()
     if any(problem.fatal for problem in problems):
         raise TopologyError(source, problems)
@@ -67,7 +68,7 @@ def read(text: str | bytes, source: str) -> Declarations:
     return Declarations(**checked, warnings=problems)
 
 
-class _Findings:
+class Findings:
     """Collects problems, each with its line."""
 
     def __init__(self, document: Document) -> None:
@@ -93,6 +94,7 @@ class _Findings:
         self._problems.append(Problem(show_path(path), line, text, fatal=False))
 
     def in_order(self) -> tuple[Problem, ...]:
+        """Return each problem once, in the order of their lines."""
         once = {(each.line, each.text): each for each in reversed(self._problems)}
         return tuple(sorted(once.values(), key=lambda each: each.line or 0))
 
@@ -107,7 +109,7 @@ _SECTIONS: dict[str, tuple[type[Entry], str]] = {
 }
 
 
-def _check_entries(document: Any, findings: _Findings) -> dict[str, Any]:
+def _check_entries(document: Any, findings: Findings) -> dict[str, Any]:
     file = _checked(File, document, (), findings)
     good: dict[str, Any] = {"startup_handler": file and file.startup_handler}
     for section, (model, _) in _SECTIONS.items():
@@ -121,7 +123,7 @@ def _check_entries(document: Any, findings: _Findings) -> dict[str, Any]:
     return good
 
 
-def _checked(model: type[_E], entry: Any, path: Path, findings: _Findings) -> _E | None:
+def _checked(model: type[_E], entry: Any, path: Path, findings: Findings) -> _E | None:
     try:
         return model.model_validate(entry)
     except ValidationError as error:
@@ -148,7 +150,7 @@ def _warn_of_unknown(
     detail: ErrorDetails,
     model: type[Entry],
     path: Path,
-    findings: _Findings,
+    findings: Findings,
     entry: Any,
 ) -> None:
     """Say that a key is left out: amqp-dispatcher did so too, and said nothing."""
@@ -180,7 +182,7 @@ def _is_called(key: Any, step: Any) -> bool:
     return bool(key == step) or (not isinstance(key, str) and repr(key) == str(step))
 
 
-def _add_detail(detail: ErrorDetails, path: Path, findings: _Findings) -> None:
+def _add_detail(detail: ErrorDetails, path: Path, findings: Findings) -> None:
     """Put what pydantic found into words."""
     *above, last = detail["loc"] or ("",)
     if last == "[key]":  # in a table
@@ -213,7 +215,7 @@ def _mappings(document: Any, section: str) -> list[tuple[int, dict[Any, Any]]]:
     return [(i, e) for i, e in _entries(document, section) if isinstance(e, dict)]
 
 
-def _check_names(document: Any, findings: _Findings) -> None:
+def _check_names(document: Any, findings: Findings) -> None:
     """Name what stands there twice, unless the broker would take it twice."""
     for section in ("exchanges", "queues"):
         key = _SECTIONS[section][1]
@@ -245,116 +247,3 @@ def _merged(queues: tuple[QueueEntry, ...]) -> tuple[QueueEntry, ...]:
             queue = known.model_copy(update={"bindings": [*known.bindings, *new]})
         found[queue.queue] = queue
     return tuple(found.values())
-
-
-#: What RabbitMQ does where these are 0.
-_HARMS = {
-    "x_max_length": "every message is dropped",
-    "x_max_length_bytes": "every message is dropped",
-    "x_message_ttl": "a message that no consumer waits for expires at once",
-}
-
-
-def _check_queues(document: Any, findings: _Findings) -> None:
-    queues = _mappings(document, "queues")
-    names = {_if_text(queue.get("queue")) for _, queue in queues}
-    exchanges = {
-        _if_text(exchange.get("exchange")): exchange.get("passive") is True
-        for _, exchange in _mappings(document, "exchanges")
-    }
-    bound = {
-        _if_text(binding.get("exchange"))
-        for _, queue in queues
-        for _, binding in _mappings(queue, "bindings")
-    }
-    for index, queue in queues:
-        path: Path = ("queues", index)
-        _check_replicated(path, queue, findings)
-        _check_strategy(path, queue, findings)
-        for name, harm in _HARMS.items():
-            if queue.get(name) == 0 and queue.get(name) is not False:
-                text = f"0: {harm}; amqp-dispatcher took 0 for no limit: remove it"
-                findings.warn((*path, name), text)
-        for denied_key, why in denied(queue):
-            if path not in findings.broken:
-                findings.warn((*path, denied_key), why)
-        exchange = queue.get("x_dead_letter_exchange")
-        key = queue.get("x_dead_letter_routing_key")
-        if exchange is None:
-            _check_undirected(path, queue, findings)
-        elif exchange == "" and isinstance(key, str) and key not in names:
-            findings.warn(
-                (*path, "x_dead_letter_routing_key"),
-                f"{show(key)} is no queue of this file; if the broker has none either,"
-                " dead letters are lost",
-            )
-        elif isinstance(exchange, str) and exchange:
-            _check_dead_letter_exchange(path, exchange, exchanges, bound, findings)
-
-
-def _if_text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _check_replicated(path: Path, queue: dict[Any, Any], findings: _Findings) -> None:
-    kind = queue.get("x_queue_type")
-    if kind not in ("quorum", "stream") or queue.get("passive") is True:
-        return
-    refused = {"durable": False, "exclusive": True, "auto_delete": True}
-    for key, value in refused.items():
-        if queue.get(key) is value:
-            text = f"{show(value)}: RabbitMQ refuses it for a {kind} queue; remove it"
-            findings.add((*path, key), text)
-
-
-def _check_strategy(path: Path, queue: dict[Any, Any], findings: _Findings) -> None:
-    """See https://www.rabbitmq.com/docs/quorum-queues#dead-lettering."""
-    if queue.get("x_dead_letter_strategy") == "at-least-once" and (
-        queue.get("x_queue_type") != "quorum"
-        or queue.get("x_overflow") != "reject-publish"
-    ):
-        findings.warn(
-            (*path, "x_dead_letter_strategy"),
-            "at-least-once needs x_queue_type: quorum and x_overflow: reject-publish;"
-            " without them RabbitMQ dead-letters at most once",
-        )
-
-
-def _check_undirected(path: Path, queue: dict[Any, Any], findings: _Findings) -> None:
-    # A misspelt x_dead_letter_exchange is reported as that, and that is enough.
-    if path in findings.broken:
-        return
-    if queue.get("x_message_ttl") is not None:
-        findings.warn(
-            (*path, "x_message_ttl"),
-            "expired messages are discarded; x_dead_letter_exchange says where they go",
-        )
-    if queue.get("x_dead_letter_routing_key") is not None:
-        findings.warn(
-            (*path, "x_dead_letter_routing_key"),
-            "has no x_dead_letter_exchange, and RabbitMQ refuses such a queue; add one"
-            ' ("" is the default exchange)',
-        )
-
-
-def _check_dead_letter_exchange(
-    path: Path,
-    exchange: str,
-    exchanges: dict[str | None, bool],
-    bound: set[str | None],
-    findings: _Findings,
-) -> None:
-    path = (*path, "x_dead_letter_exchange")
-    if exchange not in exchanges and not exchange.startswith("amq."):
-        findings.warn(
-            path,
-            f"{show(exchange)} is not declared in this file; if the broker has none,"
-            " dead letters are lost",
-        )
-    # What is bound to an exchange of someone else's (passive) is not known here.
-    elif exchanges.get(exchange) is False and exchange not in bound:
-        findings.warn(
-            path,
-            f"no queue of this file is bound to {show(exchange)}: dead letters are"
-            " lost; bind one",
-        )

@@ -94,8 +94,6 @@ class Worker(celery.apps.worker.Worker):
         ):
             self.prefetch_multiplier = 2 * MAX_REPORTS  # a batch at work, and the next
         topology = self.app.topology
-        for problem in topology.warnings:
-            logger.warning("%s: %s", topology.source, problem)
         self.concurrency += self.places
         grows = self.pool_cls.uses_semaphore or hasattr(self.pool_cls, "grow")
         if self.options.get("autoscale") and not grows:

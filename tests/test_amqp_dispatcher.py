@@ -7,6 +7,9 @@ are installed by a line of the startup handler's module.
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -145,10 +148,15 @@ def test_the_example_of_1_2(node: Node, worker: StartWorker, tmp_path: Path) -> 
     (tmp_path / "examples").mkdir()
     write(tmp_path / "examples", startup=STARTUP, first=FIRST, second=SECOND)
     (tmp_path / "config.yml").write_text(EXAMPLE)
-    started = worker(OOPS_TOPOLOGY="config.yml")
+    nomad = {"NOMAD_JOB_NAME": "job", "NOMAD_ALLOC_ID": "7"}
+    started = worker(OOPS_TOPOLOGY="config.yml", **nomad)
     send(node, "test_queue", 10)
     text = started.text
     eventually(lambda: text().count("Done primary") == 10)
+    tags = node.ctl("list_consumers", "-q", "consumer_tag")
+    assert re.search(
+        r"^job\.7-\[examples\.first:Consumer\]-[a-z]{10}", tags, re.MULTILINE
+    )
     eventually(lambda: text().count("Done secondary working on b'New body!'") == 10)
     eventually(lambda: node.count("test_queue") + node.count("second_test_queue") == 0)
     started.stop()
@@ -320,10 +328,61 @@ consumers:
     assert started.text().count("done") == 6
 
 
-def test_the_names_of_an_installed_amqp_dispatcher_stay(tmp_path: Path) -> None:
-    import subprocess
-    import sys
+TEAMS = """\
+version: 3
+description: what we run
+x-queue: &queue
+  durable: true
+x-consumer: &consumer
+  prefetch_count: 5
+owner: {team: a}
+queues:
+- <<: *queue
+  queue: test_queue
+  team: a
+  arguments: {x: 1}
+  x-max-length: 5
+  x_ha_policy: all
+  bindings:
+  - {exchange: amq.direct, routing_key: a, comment: b}
+consumers:
+- <<: *consumer
+  consumer: jobs:Consumer
+  queue: test_queue
+  concurrency: 3
+  on_error: log
+"""
 
+
+def test_a_file_with_much_that_is_left_out(
+    node: Node, worker: StartWorker, tmp_path: Path
+) -> None:
+    """Twelve unknown keys and two anchors: it runs, and each is said with its line."""
+    write(
+        tmp_path,
+        jobs="""
+class Consumer:
+    def consume(self, amqp, msg):
+        print("consumed", msg.text, flush=True)
+""",
+    )
+    (tmp_path / "config.yml").write_text(TEAMS)
+    validate = [sys.executable, "-m", "oops_celery", "validate", "config.yml"]
+    done = subprocess.run(
+        validate, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    lines = re.findall(
+        r"^warning: .*\bline (\d+)\b.*left out", done.stdout, re.MULTILINE
+    )
+    assert list(map(int, lines)) == [1, 2, 3, 5, 7, 11, 12, 13, 14, 16, 21, 22]
+    assert done.stdout.endswith("config.yml: no mistakes, 12 warnings\n")
+    started = worker(OOPS_TOPOLOGY="config.yml")
+    assert started.text().count("unknown key, left out") == 12
+    send(node, "a", 1)
+    eventually(lambda: "consumed 0" in started.text())
+
+
+def test_the_names_of_an_installed_amqp_dispatcher_stay(tmp_path: Path) -> None:
     (tmp_path / "amqpdispatcher").mkdir()
     (tmp_path / "amqpdispatcher" / "__init__.py").write_text("mine = True\n")
     program = "from oops_celery.dispatcher import compat\ncompat.install()\n"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 import amqp
@@ -27,6 +30,10 @@ from oops_celery.imports import load
 if TYPE_CHECKING:
     from oops_celery.request import Request
     from oops_celery.topology import ConsumerEntry
+
+#: Characters of a consumer tag, before what makes it the only one of its kind. AMQP
+#: 0-9-1 takes 255 bytes.
+MAX_TAG = 200
 
 #: Seconds between two looks whether the consumers have ended, when the worker does.
 POLL = 0.02
@@ -178,13 +185,20 @@ class Lane:
         consumer = kombu.Consumer(
             channel,
             [queue],
-            tag_prefix="oops-celery.",
+            tag_prefix=self._tag(),
             on_message=self._on_message,
             accept=[wire.ADOPTED],
             auto_declare=False,
         )
         consumer.consume()
         return consumer
+
+    def _tag(self) -> str:
+        """Return what RabbitMQ shows of the consumer, as amqp-dispatcher 1.x had it."""
+        job, place = map(os.environ.get, ("NOMAD_JOB_NAME", "NOMAD_ALLOC_ID"))
+        who = f"{job or ''}.{place or ''}" if job or place else self._celery.hostname
+        letters = "".join(random.choices(ascii_lowercase, k=10))
+        return f"{who}-[{self._entry.consumer}]"[:MAX_TAG] + f"-{letters}"
 
     def _open_after(self, seconds: float, connection: Any) -> None:
         again = (self.open, connection)
