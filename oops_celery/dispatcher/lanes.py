@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from oops_celery.request import Request
     from oops_celery.topology import ConsumerEntry
 
-#: Characters of a consumer tag, before what makes it the only one of its kind. AMQP
+#: Bytes of a consumer tag, before what makes it the only one of its kind. AMQP
 #: 0-9-1 takes 255 bytes.
 MAX_TAG = 200
 
@@ -198,7 +198,8 @@ class Lane:
         job, place = map(os.environ.get, ("NOMAD_JOB_NAME", "NOMAD_ALLOC_ID"))
         who = f"{job or ''}.{place or ''}" if job or place else self._celery.hostname
         letters = "".join(random.choices(ascii_lowercase, k=10))
-        return f"{who}-[{self._entry.consumer}]"[:MAX_TAG] + f"-{letters}"
+        kind = f"{who}-[{self._entry.consumer}]".encode()[:MAX_TAG]
+        return f"{kind.decode(errors='ignore')}-{letters}"
 
     def _open_after(self, seconds: float, connection: Any) -> None:
         again = (self.open, connection)
