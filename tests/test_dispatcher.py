@@ -243,6 +243,7 @@ def test_the_message_is_what_came(
         correlation_id="c",
         reply_to="r",
         message_id="m",
+        timestamp=1_700_000_000,
         expiration="60000",
         # What would mean something to Celery.
         application_headers={"task": "no", "eta": "x", "callbacks": [1], "id": 7},
@@ -262,6 +263,7 @@ def test_the_message_is_what_came(
     assert properties["content_type"] == "text/plain"
     assert properties["correlation_id"] == "c"
     assert properties["reply_to"] == "r"
+    assert properties["timestamp"] == 1_700_000_000
     headers = {"task": "no", "eta": "x", "callbacks": [1], "id": 7}
     assert properties["application_headers"] == properties["headers"] == headers
     assert empty[:3] == [b"", "", 0]
