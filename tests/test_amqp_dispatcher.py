@@ -254,7 +254,8 @@ import asyncio
 
 class Base:
     async def consume(self, amqp, msg):
-        print(type(self).__name__, "receiving", flush=True)
+        # In one piece: other threads print too.
+        print(f"{type(self).__name__} receiving", flush=True)
 
 class PublishConsumer(Base):
     async def consume(self, amqp, msg):
@@ -303,11 +304,11 @@ import asyncio, os
 
 class TimedConsumer:
     async def consume(self, amqp, msg):
-        print("begun", msg.text, flush=True)
+        print(f"begun {msg.text}", flush=True)
         while not os.path.exists("go on"):
             await asyncio.sleep(0.01)
         await amqp.ack()
-        print("done", msg.text, flush=True)
+        print(f"done {msg.text}", flush=True)
 """,
     )
     (tmp_path / "config.yml").write_text("""
@@ -363,7 +364,7 @@ def test_a_file_with_much_that_is_left_out(
         jobs="""
 class Consumer:
     def consume(self, amqp, msg):
-        print("consumed", msg.text, flush=True)
+        print(f"consumed {msg.text}", flush=True)
 """,
     )
     (tmp_path / "config.yml").write_text(TEAMS)
