@@ -127,7 +127,10 @@ class Link:
                 message = amqp.Message(body, **plain)
                 self.channel.basic_publish(message, **options, **waits)
             else:
-                self.producer.publish(body, **options, **waits)
+                more = dict(plain or {})
+                if plain is not None:  # another transport than AMQP
+                    more["headers"] = more.pop("application_headers", None)
+                self.producer.publish(body, **options, **more, **waits)
         except MessageNacked:
             self.nacked = True
             raise

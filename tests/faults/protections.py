@@ -298,8 +298,8 @@ PROTECTIONS = (
         (
             (
                 "oops_celery/link.py",
-                '**{"mandatory": self.confirm, **options}',
-                '**{"mandatory": False, **options}',
+                '{"mandatory": self.confirm, **options}',
+                '{"mandatory": False, **options}',
             ),
         ),
         under_load("delete_queue"),
@@ -309,10 +309,9 @@ PROTECTIONS = (
         (
             (
                 "oops_celery/link.py",
-                "timeout=timeout,\n                confirm",
-                "confirm",
+                '{"timeout": timeout, "confirm_timeout": timeout}',
+                '{"confirm_timeout": None}',
             ),
-            ("oops_celery/link.py", "confirm_timeout=timeout", "confirm_timeout=None"),
             ("oops_celery/link.py", '"read_timeout": timeout', '"read_timeout": None'),
             (
                 "oops_celery/link.py",
