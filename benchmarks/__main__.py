@@ -145,7 +145,11 @@ def resources(bench: Bench, rounds: int) -> list[Row]:
                 "nothing": [python, "-c", ""],
                 "celery": [python, "-c", "import celery"],
                 "oops_celery": [python, "-c", "import oops_celery"],
-                "its publisher": [python, "-c", "import oops_celery.publishing"],
+                "its publisher": [
+                    python,
+                    "-c",
+                    "import oops_celery.publishing.publisher",
+                ],
             }.items()
         ),
     ]

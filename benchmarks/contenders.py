@@ -250,9 +250,10 @@ def bare_receiver(at: Settings) -> float:
     """
     import amqp
 
-    from oops_celery import receiving, settings
+    from oops_celery import settings
+    from oops_celery.receiving import receive
 
-    config = receiving.configured(settings.Settings(repository=at["folder"]))
+    config = receive.configured(settings.Settings(repository=at["folder"]))
     connection = amqp.Connection(host=at["host"])
     connection.connect()
     channel = connection.channel()
@@ -260,7 +261,7 @@ def bare_receiver(at: Settings) -> float:
     channel.basic_qos(0, 64, False)
 
     def on_message(message: Any) -> None:
-        receiving.receive(config, message.body)
+        receive.receive(config, message.body)
         channel.basic_ack(message.delivery_tag)
 
     channel.basic_consume("oopses", callback=on_message)

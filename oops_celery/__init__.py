@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from oops_celery.celery import app
-    from oops_celery.failures import report_failures
-    from oops_celery.folder import FolderPublisher
-    from oops_celery.publishing import Publisher, publisher
-    from oops_celery.receiver import Receiver
-    from oops_celery.scrubbing import Scrubber, plain, scrub
-    from oops_celery.topology import Topology
+    from oops_celery.publishing.publisher import Publisher, publisher
+    from oops_celery.publishing.scrubbing import Scrubber, plain, scrub
+    from oops_celery.publishing.task_failures import report_failures
+    from oops_celery.receiving.receiver import Receiver
+    from oops_celery.repository.folder import FolderPublisher
+    from oops_celery.topology.model import Topology
 
 __version__ = "0.1.0"
 
@@ -41,15 +41,15 @@ __all__ = [
 #: Where each public name lives.
 _HOMES = {
     "app": "oops_celery.celery",
-    "publisher": "oops_celery.publishing",
-    "Publisher": "oops_celery.publishing",
-    "report_failures": "oops_celery.failures",
-    "FolderPublisher": "oops_celery.folder",
-    "plain": "oops_celery.scrubbing",
-    "Receiver": "oops_celery.receiver",
-    "Scrubber": "oops_celery.scrubbing",
-    "scrub": "oops_celery.scrubbing",
-    "Topology": "oops_celery.topology",
+    "publisher": "oops_celery.publishing.publisher",
+    "Publisher": "oops_celery.publishing.publisher",
+    "report_failures": "oops_celery.publishing.task_failures",
+    "FolderPublisher": "oops_celery.repository.folder",
+    "plain": "oops_celery.publishing.scrubbing",
+    "Receiver": "oops_celery.receiving.receiver",
+    "Scrubber": "oops_celery.publishing.scrubbing",
+    "scrub": "oops_celery.publishing.scrubbing",
+    "Topology": "oops_celery.topology.model",
 }
 
 

@@ -18,12 +18,14 @@ from celery.loaders.app import AppLoader
 from celery.utils.nodenames import default_nodename, host_format
 from click.core import ParameterSource
 
-from oops_celery import environment, incoming, reentry, settings, wire
-from oops_celery.reading import TRANSPORTS
-from oops_celery.requirements import check_worker, needed_by
-from oops_celery.sending import Sender
-from oops_celery.topology import Topology
-from oops_celery.topology_default import DEFAULT
+from oops_celery import settings, wire
+from oops_celery.settings import environment
+from oops_celery.settings.requirements import check_worker, needed_by
+from oops_celery.topology.default import DEFAULT
+from oops_celery.topology.model import Topology
+from oops_celery.transport import messages, reentry
+from oops_celery.transport.read_ahead import TRANSPORTS
+from oops_celery.transport.sender import Sender
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +56,8 @@ DEFAULTS: dict[str, Any] = {
     # defaults since 5.7; new in 5.6.
     "control_queue_exclusive": True,
     "event_queue_exclusive": True,
-    "worker_consumer": "oops_celery.consumer:Consumer",
-    "worker_autoscaler": "oops_celery.worker:Autoscaler",
+    "worker_consumer": "oops_celery.receiving.consumer:Consumer",
+    "worker_autoscaler": "oops_celery.receiving.worker:Autoscaler",
     "worker_send_task_events": True,
 }
 
@@ -84,7 +86,7 @@ class Connection(kombu.Connection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.transport_cls in ("amqp", "amqps", "pyamqp"):
-            frames = {"frame_handler": incoming.readable_frames}
+            frames = {"frame_handler": messages.readable_frames}
             self.transport_options: Any = {**self.transport_options, **frames}
         self._name_host()
 
@@ -241,7 +243,7 @@ class App(Celery):
         Raises:
             SettingsError: It cannot be had.
         """
-        from oops_celery.receiving import configured
+        from oops_celery.receiving.receive import configured
 
         with for_a_person():
             return configured(self.oops)
@@ -265,7 +267,7 @@ class App(Celery):
         """
         with for_a_person():
             check_worker()
-        return self.subclass_with_self("oops_celery.worker:Worker")
+        return self.subclass_with_self("oops_celery.receiving.worker:Worker")
 
 
 @contextmanager
@@ -315,7 +317,7 @@ app.user_options["worker"].add(
 
 
 def _configure_flower() -> None:
-    """Have ``celery -A oops_celery flower`` read the `oops_celery.flowerconfig`.
+    """Have ``celery -A oops_celery flower`` read our ``flowerconfig.py``.
 
     Celery imports the app when it knows its command. A flowerconfig.py in the current
     folder comes first, and so does ``--conf``.
@@ -327,7 +329,7 @@ def _configure_flower() -> None:
         and re.match(r"oops_celery\b", str(context.params.get("app")))
         and not os.path.exists("flowerconfig.py")
     ):
-        file = os.path.join(os.path.dirname(__file__), "flowerconfig.py")
+        file = os.path.join(os.path.dirname(__file__), "operations/flowerconfig.py")
         os.environ.setdefault("FLOWER_CONF", file)
 
 

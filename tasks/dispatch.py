@@ -11,9 +11,9 @@ from oops_celery import wire
 from oops_celery.celery import app
 from oops_celery.dispatcher.instances import Instances, Kind
 from oops_celery.dispatcher.loop import LOOP
-from oops_celery.dispatcher.running import message_of
-from oops_celery.imports import load
-from oops_celery.outcome import Task as OutcomeStands
+from oops_celery.dispatcher.runners import message_of
+from oops_celery.receiving.outcome import Task as OutcomeStands
+from oops_celery.topology.imports import load
 
 
 def _register(target: str) -> Instances:
@@ -23,7 +23,7 @@ def _register(target: str) -> Instances:
         bind=True,
         name=target,
         serializer=wire.ADOPTED,
-        Request="oops_celery.request:Request",
+        Request="oops_celery.receiving.request:Request",
         base=OutcomeStands,
         ignore_result=True,
         acks_late=True,

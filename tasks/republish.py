@@ -9,11 +9,13 @@ from contextlib import suppress
 from celery import Task
 from celery.exceptions import Reject, Retry, SoftTimeLimitExceeded
 
-from oops_celery import deadletters, receiving, wire
+from oops_celery import wire
 from oops_celery.celery import app
-from oops_celery.link import SendError
-from oops_celery.outcome import Task as OutcomeStands
-from oops_celery.publishing import TASK_NAME, task_options
+from oops_celery.dead_letters import park
+from oops_celery.receiving import receive
+from oops_celery.receiving.outcome import Task as OutcomeStands
+from oops_celery.transport.link import SendError
+from oops_celery.wire.task import FIRST_FAILED_AT, TASK_NAME, task_options
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +28,8 @@ GIVE_BACK_PAUSE = 1.0
     bind=True,
     name=TASK_NAME,
     serializer=wire.SERIALIZER,
-    Request="oops_celery.request:ReportRequest",
-    Strategy="oops_celery.batching:strategy",
+    Request="oops_celery.receiving.request:ReportRequest",
+    Strategy="oops_celery.receiving.batches:strategy",
     base=OutcomeStands,
     ignore_result=True,
     acks_late=True,
@@ -45,12 +47,12 @@ def republish(self: Task, body: bytes) -> list[str] | None:
         The ids that its publishers gave; None when it was filtered.
     """
     try:
-        return receiving.receive(app.oops_config, body)
+        return receive.receive(app.oops_config, body)
     except wire.Undecodable as error:
         failure: Exception = error
         step = _park
     except Exception as error:
-        failure = receiving.NotTaken(str(error))
+        failure = receive.NotTaken(str(error))
         failure.__cause__ = error
         step = _retry_later if _attempts(self) <= app.oops.max_retries else _park
     try:
@@ -94,7 +96,7 @@ def _retry_later(task: Task, body: bytes, error: Exception) -> None:
         retries=attempts,
         origin=task.request.get("origin"),
     )
-    options["headers"][deadletters.FIRST_FAILED_AT] = _first_failed_at(task)
+    options["headers"][FIRST_FAILED_AT] = _first_failed_at(task)
     app.sender.send(body, exchange="", routing_key=queue.name, **options)
     raise Retry(str(error), exc=error, when=pause)
 
@@ -111,9 +113,9 @@ def _park(task: Task, body: bytes, error: Exception) -> None:
     )
     headers = {
         **options.pop("headers"),
-        deadletters.FIRST_FAILED_AT: _first_failed_at(task),
+        FIRST_FAILED_AT: _first_failed_at(task),
     }
-    deadletters.park(
+    park.park(
         app,
         app.oops.queue,
         body,
@@ -126,4 +128,4 @@ def _park(task: Task, body: bytes, error: Exception) -> None:
 
 
 def _first_failed_at(task: Task) -> str:
-    return task.request.get(deadletters.FIRST_FAILED_AT) or deadletters.now()
+    return task.request.get(FIRST_FAILED_AT) or park.now()

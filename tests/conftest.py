@@ -47,7 +47,7 @@ ROOT = Path(__file__).parent.parent
 QUICK_TOPOLOGY = re.sub(
     r"x_message_ttl: (\d+)",
     lambda found: f"x_message_ttl: {int(found[1]) // 200}",
-    (ROOT / "oops_celery/topology.yml").read_text(),
+    (ROOT / "oops_celery/topology/default.yml").read_text(),
 )
 
 

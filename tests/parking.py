@@ -13,10 +13,12 @@ import kombu
 import oops
 from conftest import Node, environment, eventually
 
-from oops_celery import deadletters, publishing, wire
+from oops_celery import wire
 from oops_celery.celery import app
-from oops_celery.sending import Sender
-from oops_celery.topology import Topology
+from oops_celery.dead_letters import park
+from oops_celery.topology.model import Topology
+from oops_celery.transport.sender import Sender
+from oops_celery.wire.task import TASK_NAME, task_options
 
 DEAD = "oopses.dead"
 MAIN = "oopses"
@@ -59,8 +61,8 @@ class Parking:
         ids = []
         for report in reports:
             encoded = wire.encode(report)
-            options = publishing.task_options(
-                app, publishing.TASK_NAME, encoded.task_id, "(report)", retries=20
+            options = task_options(
+                app, TASK_NAME, encoded.task_id, "(report)", retries=20
             )
             own = {**options.pop("headers"), **(headers or {})}
             self._send(encoded.body, reason, own, options)
@@ -83,7 +85,7 @@ class Parking:
         properties: dict[str, Any],
         queue: str = MAIN,
     ) -> None:
-        deadletters.send(
+        park.send(
             self._sender,
             (DEAD, ""),
             queue,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oops_celery.acknowledging import Acknowledger
+from oops_celery.transport.acknowledger import Acknowledger
 
 
 class Broker:

@@ -15,11 +15,16 @@ from billiard.exceptions import Terminated, WorkerLostError
 from celery.exceptions import Reject, Retry
 from conftest import QUICK_TOPOLOGY, Node, Worker, eventually
 
-from oops_celery import Publisher, Topology, batching, progress, suspects, wire
-from oops_celery.batching import MAX_BYTES, MAX_REPORTS, MAX_SECONDS, MAX_WAITED
-from oops_celery.later import Later
-from oops_celery.progress import End
-from oops_celery.receiving import NotTaken
+from oops_celery import Publisher, Topology, wire
+from oops_celery.receiving.batches import (
+    MAX_BYTES,
+    MAX_REPORTS,
+    MAX_SECONDS,
+    MAX_WAITED,
+)
+from oops_celery.receiving.delay import Later
+from oops_celery.receiving.progress import End
+from oops_celery.receiving.receive import NotTaken, batches, progress, suspects
 
 # -- What goes together: no broker ----------------------------------------------------
 
@@ -94,11 +99,11 @@ def pool() -> Pool:
 
 
 @pytest.fixture
-def batch(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> batching.Batches:
-    monkeypatch.setattr(batching, "task_ready", lambda request: None)
-    monkeypatch.setattr(batching, "ALONE_PAUSE", 0.0)
+def batch(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> batches.Batches:
+    monkeypatch.setattr(batches, "task_ready", lambda request: None)
+    monkeypatch.setattr(batches, "ALONE_PAUSE", 0.0)
     timer = SimpleNamespace(call_after=lambda *_: None)
-    return batching.Batches(SimpleNamespace(pool=pool, timer=timer))
+    return batches.Batches(SimpleNamespace(pool=pool, timer=timer))
 
 
 def names(*numbers: int) -> list[str]:
@@ -316,7 +321,7 @@ def test_a_lost_process_and_a_lost_connection(batch: Any, pool: Pool) -> None:
 
 def test_places_for_other_tasks_are_left_to_them(pool: Pool) -> None:
     pool.num_processes = 5
-    batch = batching.Batches(SimpleNamespace(pool=pool), others=3)
+    batch = batches.Batches(SimpleNamespace(pool=pool), others=3)
     for number in range(4):
         batch.on_task_request(Request(number))  # type: ignore[arg-type]
     assert pool.at_work == [names(0), names(1)]

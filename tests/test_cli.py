@@ -20,7 +20,7 @@ from conftest import ROOT, environment, eventually
 
 import oops_celery
 from oops_celery.cli import main
-from oops_celery.topology_schema import (
+from oops_celery.topology.schema import (
     BindingEntry,
     ConsumerSettings,
     ExchangeEntry,
@@ -148,7 +148,7 @@ def test_a_good_file_is_ok(write: Write) -> None:
 
 
 def test_the_packaged_topology_is_ok(write: Write) -> None:
-    path = ROOT / "oops_celery/topology.yml"
+    path = ROOT / "oops_celery/topology/default.yml"
     assert checked(str(path))["problems"] == []
 
 
@@ -500,7 +500,7 @@ def test_the_schema_allows_what_the_packaged_topology_says(
     schema: dict[str, Any],
 ) -> None:
     kinds = {"string": str, "integer": int, "boolean": bool, "array": list}
-    file = yaml.safe_load((ROOT / "oops_celery/topology.yml").read_text())
+    file = yaml.safe_load((ROOT / "oops_celery/topology/default.yml").read_text())
     for section, entries in file.items():
         name = schema["properties"][section]["items"]["$ref"].rpartition("/")[2]
         for entry in entries:

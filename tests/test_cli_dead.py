@@ -21,11 +21,12 @@ import pytest
 from conftest import Node, Worker, eventually
 from parking import DEAD, MAIN, RETRY, Command, Parking, ids_in, make_report, many
 
-from oops_celery import FolderPublisher, deadletters, wire
-from oops_celery.browsing import Broker
+from oops_celery import FolderPublisher, wire
 from oops_celery.celery import AMQP, App, Loader
-from oops_celery.holding import BrokerError
-from oops_celery.moving import Replay
+from oops_celery.dead_letters import park
+from oops_celery.dead_letters.hold import BrokerError
+from oops_celery.dead_letters.queues import Broker
+from oops_celery.dead_letters.replay import Replay
 
 EVIL = "\x1b]0;owned\x07\x1b[31m [red]a[/red] [/b] \u202e"
 
@@ -71,7 +72,7 @@ def test_list_says_what_is_dead_and_leaves_it_there(
 
 
 def test_list_filters_by_type_and_time(parking: Parking, oops_celery: Command) -> None:
-    old = {deadletters.PARKED_AT: "2020-01-01T00:00:00+00:00"}
+    old = {park.PARKED_AT: "2020-01-01T00:00:00+00:00"}
     body = wire.encode(make_report(KeyError("old"))).body
     parking.broker.publish(DEAD, body, application_headers=old)
     (new,) = parking.park(make_report(KeyError("new")))
@@ -349,7 +350,7 @@ def test_without_a_retry_queue_a_killed_replay_loses_nothing(
             {"queue": DEAD, "bindings": [{"exchange": DEAD, "routing_key": ""}]},
         ],
     }
-    (oops_celery.folder / "t.yml").write_text(json.dumps(topology))
+    (oops_celery.repository.folder / "t.yml").write_text(json.dumps(topology))
     oops_celery.environ["OOPS_TOPOLOGY"] = "t.yml"
     ids = parking.park(*many(1500))
     replay = oops_celery.start("dead", "replay", "--all")
@@ -410,11 +411,11 @@ def test_a_retry_queue_that_goes_away_loses_no_report(
     again = parking.broker.messages(DEAD)
     # In any order: one may have been on its way to the replay again.
     assert sorted(wire.decode(bytes(one.body))["id"] for one in again) == sorted(ids)
-    assert again[0].headers[deadletters.REASON] == "NotTaken: disk full"
+    assert again[0].headers[park.REASON] == "NotTaken: disk full"
 
 
 def letter_key(message: Any) -> bytes:
-    from oops_celery.letters import read
+    from oops_celery.dead_letters.letter import read
 
     return read(message, DEAD).key
 
@@ -425,7 +426,7 @@ def test_a_replayed_report_is_taken_by_a_worker(
     worker: Callable[..., Worker],
     run: Callable[..., str],
 ) -> None:
-    (oops_celery.folder / "no-folder").write_text("a file")
+    (oops_celery.repository.folder / "no-folder").write_text("a file")
     broken = {"OOPS_REPOSITORY": "no-folder", "OOPS_MAX_RETRIES": "0"}
     first = worker(**broken)
     published = run(
@@ -487,11 +488,11 @@ def test_export_writes_what_a_worker_would_have_kept(
     # Again, and some of them: the same files.
     oops_celery("dead", "export", "out", "--type", "KeyError", "--remove")
     assert parking.broker.count(DEAD) == 2
-    files = sorted((oops_celery.folder / "out").glob("*/*"))
-    publish = FolderPublisher(oops_celery.folder / "kept")
+    files = sorted((oops_celery.repository.folder / "out").glob("*/*"))
+    publish = FolderPublisher(oops_celery.repository.folder / "kept")
     for report in reports:
         publish({**report, "id": wire.encode(report).id})
-    kept = sorted((oops_celery.folder / "kept").glob("*/*"))
+    kept = sorted((oops_celery.repository.folder / "kept").glob("*/*"))
     assert [one.name for one in files] == [one.name for one in kept]
     assert [one.read_bytes() for one in files] == [one.read_bytes() for one in kept]
     assert {wire.decode(one.read_bytes())["id"] for one in files} == set(ids)
@@ -501,7 +502,7 @@ def test_a_killed_export_loses_and_doubles_nothing(
     parking: Parking, oops_celery: Command
 ) -> None:
     ids = parking.park(*many(400))
-    out = oops_celery.folder / "out"
+    out = oops_celery.repository.folder / "out"
     export = oops_celery.start("dead", "export", "out", "--remove")
     eventually(lambda: len(list(out.glob("*/*"))) > 20)
     export.kill()
@@ -518,7 +519,7 @@ def test_an_export_that_cannot_write_removes_nothing(
     parking: Parking, oops_celery: Command
 ) -> None:
     parking.park(make_report(KeyError("a")))
-    (oops_celery.folder / "file").touch()
+    (oops_celery.repository.folder / "file").touch()
     said = oops_celery("dead", "export", "file/out", "--remove", code=1)
     assert "Error: file/out: Not a directory" in said.stderr
     eventually(lambda: parking.broker.count(DEAD) == 1)
@@ -555,7 +556,7 @@ def test_a_frozen_broker_is_one_line_and_soon(
 def test_a_broker_that_freezes_while_we_look_is_noticed(
     parking: Parking, an_app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oops_celery.browsing.TIMEOUT", 1.0)
+    monkeypatch.setattr("oops_celery.dead_letters.queues.TIMEOUT", 1.0)
     parking.park(*many(200, size=50_000))
     with pytest.raises(BrokerError, match="no answer within 1 s"), Broker(an_app) as it:
         messages = it.browse(DEAD)
@@ -572,7 +573,7 @@ def test_a_queue_that_is_not_there(broker: Node, oops_celery: Command) -> None:
     assert "no queue 'oopses.dead' in vhost '/'" in said.stderr
     broker_queue = oops_celery("dead", "--queue", "other", "list", code=1)
     assert "no queue 'other'" in broker_queue.stderr
-    (oops_celery.folder / "t.yml").write_text("queues: [{queue: oopses}]")
+    (oops_celery.repository.folder / "t.yml").write_text("queues: [{queue: oopses}]")
     said = oops_celery("dead", "list", code=1, OOPS_TOPOLOGY="t.yml")
     assert "queue 'oopses' has no queue of dead letters in t.yml" in said.stderr
 
@@ -615,7 +616,7 @@ def test_it_is_celerys_command_too(parking: Parking, oops_celery: Command) -> No
             *("-A", "oops_celery", "oops", "dead", "list"),
         ],
         env=oops_celery.environ,
-        cwd=oops_celery.folder,
+        cwd=oops_celery.repository.folder,
         capture_output=True,
         text=True,
         check=True,

@@ -23,8 +23,8 @@ from management import management_url
 
 from oops_celery import Topology
 from oops_celery.cli import main
-from oops_celery.examining import CLOCK_TOLERANCE, examine_clock
-from oops_celery.watching import dead_letter_queues
+from oops_celery.operations.depths import dead_letter_queues
+from oops_celery.operations.doctor import CLOCK_TOLERANCE, examine_clock
 
 Doctor = Callable[..., "Diagnosis"]
 
@@ -226,7 +226,7 @@ def test_reports_that_are_refused(
     run: Callable[..., str],
     tmp_path: Path,
 ) -> None:
-    text = (ROOT / "oops_celery/topology.yml").read_text()
+    text = (ROOT / "oops_celery/topology/default.yml").read_text()
     for number, milliseconds in enumerate((10000, 60000, 600000)):
         text = text.replace(f"ttl: {milliseconds} ", f"ttl: {990000 + number} ")
     (tmp_path / "long.yml").write_text(text)

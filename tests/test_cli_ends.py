@@ -20,7 +20,9 @@ NOWHERE = "amqp://guest:guest@127.0.0.1:1/"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "oopses").mkdir()
-    (tmp_path / "t.yml").write_bytes((ROOT / "oops_celery/topology.yml").read_bytes())
+    (tmp_path / "t.yml").write_bytes(
+        (ROOT / "oops_celery/topology/default.yml").read_bytes()
+    )
     return tmp_path
 
 

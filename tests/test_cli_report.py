@@ -27,7 +27,7 @@ from conftest import environment, eventually
 
 from oops_celery import FolderPublisher, wire
 from oops_celery.cli import main
-from oops_celery.grouping import VALUE_READ, normalised
+from oops_celery.repository.groups import VALUE_READ, normalised
 
 NOON = datetime(2026, 3, 5, 12, 30, tzinfo=timezone.utc)
 DAY = ("--date", "2026-03-05")

@@ -251,7 +251,7 @@ def test_rights_withdrawn_while_a_report_is_sent(tmp_path: Path, fallback: Any) 
     program = """
 import os, stat, sys
 from pathlib import Path
-from oops_celery.resubmitting import resubmit, waiting
+from oops_celery.publishing.resubmit import resubmit, waiting
 folder = Path("fallback")
 sent = []
 class Publisher:

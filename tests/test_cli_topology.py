@@ -25,10 +25,10 @@ from conftest import Node, environment
 from management import management_url
 
 from oops_celery.cli import main
-from oops_celery.drawing import svg
-from oops_celery.flow import Edge, Flow, duration, flow
-from oops_celery.flow import Node as Place
-from oops_celery.topology import Topology
+from oops_celery.topology.graph import Edge, Flow, duration, flow
+from oops_celery.topology.graph import Node as Place
+from oops_celery.topology.model import Topology
+from oops_celery.topology.svg import svg
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 

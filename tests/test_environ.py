@@ -16,8 +16,8 @@ from celery.app.defaults import NAMESPACES, flatten
 from conftest import Node, Worker, environment, eventually
 
 from oops_celery import Publisher
-from oops_celery.celery_settings import _OF_RESULTS, _REFUSED
 from oops_celery.settings import SettingsError, load
+from oops_celery.settings.celery_settings import _OF_RESULTS, _REFUSED
 
 StartWorker = Callable[..., Worker]
 
@@ -471,7 +471,9 @@ def test_autoscale_leaves_the_consumers_their_places(
 ) -> None:
     """A report arrives while two slow consumers are at work."""
     (tmp_path / "mine.py").write_text(SLOW)
-    topology = (Path(__file__).parent.parent / "oops_celery/topology.yml").read_text()
+    topology = (
+        Path(__file__).parent.parent / "oops_celery/topology/default.yml"
+    ).read_text()
     (tmp_path / "topology.yml").write_text(
         topology
         + "consumers: [{consumer: 'mine:Consumer', queue: mine, consumer_count: 2,"

@@ -25,7 +25,7 @@ from conftest import PATIENCE, Node, environment, eventually
 
 import oops_celery
 from oops_celery import wire
-from oops_celery.requirements import numbers
+from oops_celery.settings.requirements import numbers
 
 #: Whether Celery tells all that it does since 5.7 of processes that end.
 OF_5_7 = numbers(celery.__version__) >= (5, 7)

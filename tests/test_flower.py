@@ -197,7 +197,7 @@ def test_a_flowerconfig_of_ones_own_comes_first(tmp_path: Path) -> None:
             check=True,
         ).stdout.strip()
 
-    assert conf("oops_celery").endswith("oops_celery/flowerconfig.py")
+    assert conf("oops_celery").endswith("oops_celery/operations/flowerconfig.py")
     assert conf("own") == "None"
     (tmp_path / "flowerconfig.py").touch()
     assert conf("oops_celery") == "None"

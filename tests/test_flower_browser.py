@@ -20,8 +20,8 @@ from selenium.webdriver.common.by import By
 
 from oops_celery import Publisher
 from oops_celery.celery import app
-from oops_celery.publishing import TASK_NAME, task_options
-from oops_celery.sending import Sender
+from oops_celery.transport.sender import Sender
+from oops_celery.wire.task import TASK_NAME, task_options
 
 #: Where screenshots go: `make screenshots` says docs.
 SCREENSHOTS = os.environ.get("SCREENSHOTS")

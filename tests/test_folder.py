@@ -21,16 +21,11 @@ from conftest import environment
 from oops_datedir_repo import DateDirRepo, serializer_bson
 
 import oops_celery
-from oops_celery import (
-    FolderPublisher,
-    datedir,
-    finding,
-    folder,
-    receiving,
-    settings,
-    wire,
-)
-from oops_celery.resubmitting import waiting
+from oops_celery import FolderPublisher, settings, wire
+from oops_celery.dead_letters import search
+from oops_celery.publishing.resubmit import waiting
+from oops_celery.receiving import receive
+from oops_celery.repository import folder, reader
 
 NOW = datetime.datetime.now(timezone.utc).replace(microsecond=0)
 
@@ -153,11 +148,11 @@ def test_any_id_has_a_file_that_is_found(report_id: str, tmp_path: Path) -> None
     assert path.name.isprintable()
     assert not path.name.startswith(".")
     where = str(tmp_path / "repository")
-    (found,) = finding.in_repository(where, kept)
+    (found,) = search.in_repository(where, kept)
     assert (found.id, found.path) == (kept, str(path))
     assert waiting(tmp_path / "repository") == [path]
-    (name,) = datedir.files(where, NOW.date(), 1)
-    assert [type(one) for one in datedir.read(where, [name])] == [datedir.Seen]
+    (name,) = reader.files(where, NOW.date(), 1)
+    assert [type(one) for one in reader.read(where, [name])] == [reader.Seen]
 
 
 @pytest.mark.slow
@@ -300,9 +295,9 @@ def test_a_worker_keeps_the_bytes_as_they_came(tmp_path: Path) -> None:
         foreign,
         wire.encode({"type": "ValueError", "time": NOW, "n": [1, b"a"]}).body,
     ]
-    repository = receiving.configured(settings.Settings(repository=str(tmp_path)))
+    repository = receive.configured(settings.Settings(repository=str(tmp_path)))
     for body in bodies:
-        assert receiving.receive(repository, body) == [wire.decode(body)["id"]]
+        assert receive.receive(repository, body) == [wire.decode(body)["id"]]
     assert {path.read_bytes() for path in files(tmp_path)} == set(bodies)
 
 
@@ -323,6 +318,6 @@ def test_a_report_that_a_filter_let_through_has_the_bytes_of_the_publisher(
     body = wire.encode(
         {"time": NOW, "n": 1, "large": 2**40, "bytes": b"\0", "nested": {"a": [1.5]}}
     ).body
-    receiving.receive(config, body)
+    receive.receive(config, body)
     (path,) = files(tmp_path)
     assert path.read_bytes() == body

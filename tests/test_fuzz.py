@@ -24,10 +24,10 @@ from test_topology import DISPATCHER
 from test_wire import STRANGE, Unprintable, bson_values
 
 from oops_celery import wire
-from oops_celery.rabbitmq_url import hide_password
+from oops_celery.broker_url import hide_password
 from oops_celery.settings import SettingsError, broker, load, parse_rabbitmq_url
-from oops_celery.topology import Topology, TopologyError
-from oops_celery.topology_yaml import references
+from oops_celery.topology.document import references
+from oops_celery.topology.model import Topology, TopologyError
 
 # -- The wire -------------------------------------------------------------------------
 
@@ -82,7 +82,7 @@ def test_a_broken_body_is_undecodable_and_nothing_else(seed: int) -> None:
 
 # -- Topology files -------------------------------------------------------------------
 
-FILES = [(ROOT / "oops_celery/topology.yml").read_text(), DISPATCHER]
+FILES = [(ROOT / "oops_celery/topology/default.yml").read_text(), DISPATCHER]
 PIECES = ["&a ", "*a", "<<: *a", "{", "}", "[", "- ", ": ", "!!int ", "? ", "|", "'"]
 PIECES += ["\t", "\x85", "\x1b[2J", "null", "~", "1e999", "0o7", "2001-01-01", "\ud800"]
 

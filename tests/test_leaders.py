@@ -11,7 +11,7 @@ import pytest
 from conftest import Node
 
 from oops_celery import Publisher, wire
-from oops_celery.link import Link
+from oops_celery.transport.link import Link
 
 FULL = {"x-max-length": 1, "x-overflow": "reject-publish"}
 

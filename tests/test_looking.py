@@ -14,12 +14,12 @@ import pytest
 from conftest import Node, eventually
 from parking import DEAD, MAIN, Command, declare
 
-from oops_celery.browsing import Broker
 from oops_celery.celery import AMQP, App, Loader
-from oops_celery.holding import BrokerError, LookedAtTooOften
-from oops_celery.metrics import QueueCollector
-from oops_celery.moving import discard
-from oops_celery.watching import Hidden, lock_of, whole_depth
+from oops_celery.dead_letters.hold import BrokerError, LookedAtTooOften
+from oops_celery.dead_letters.queues import Broker
+from oops_celery.dead_letters.replay import discard
+from oops_celery.operations.depths import Hidden, lock_of, whole_depth
+from oops_celery.operations.metrics import QueueCollector
 
 #: More than RabbitMQ hands one consumer unless told otherwise, twice.
 MANY = 5000
@@ -148,7 +148,7 @@ def test_taking_some_leaves_the_others_in_their_places(
     ids = fill(declared, 300)
     wanted = {ids[0], ids[7], ids[299]}
     with Broker(an_app) as broker:
-        from oops_celery import letters
+        from oops_celery.dead_letters import letter as letters
 
         found = [letters.read(one, DEAD) for one in broker.browse(DEAD)]
         keys = [letter.key for letter in found if letter.id in wanted]
@@ -159,7 +159,7 @@ def test_taking_some_leaves_the_others_in_their_places(
 def test_large_messages_are_not_sent_ahead_of_the_reader(
     declared: Node, an_app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oops_celery.holding.BYTES_AHEAD", 1_000_000)
+    monkeypatch.setattr("oops_celery.dead_letters.hold.BYTES_AHEAD", 1_000_000)
     ids = fill(declared, 40, size=100_000)
     with Broker(an_app) as broker:
         messages = broker.browse(DEAD)
@@ -205,7 +205,9 @@ def test_looking_never_costs_a_message_where_deliveries_are_limited(
 def test_no_limit_is_no_reason_to_leave_a_queue_alone(
     declared: Node, an_app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (Path(__file__).parent.parent / "oops_celery/topology.yml").read_text()
+    text = (
+        Path(__file__).parent.parent / "oops_celery/topology/default.yml"
+    ).read_text()
     (tmp_path / "t.yml").write_text(text.replace("limit: 1000000000", "limit: -1"))
     monkeypatch.setenv("OOPS_TOPOLOGY", str(tmp_path / "t.yml"))
     (one,) = fill(declared, 1)
@@ -232,7 +234,7 @@ def test_somebody_who_may_not_make_a_queue_looks_all_the_same(
 def test_the_turn_of_somebody_who_never_ends_is_said(
     declared: Node, an_app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oops_celery.browsing.TURN_WITHIN", 0.5)
+    monkeypatch.setattr("oops_celery.dead_letters.queues.TURN_WITHIN", 0.5)
     ids = fill(declared, 3)
     told: Listed = []
     with declared.connect() as other:

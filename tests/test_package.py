@@ -82,7 +82,7 @@ def test_the_wheel_holds_nothing_that_shadows_an_application(wheel: Path) -> Non
     tops = {name.partition("/")[0] for name in names}
     assert tops == {"oops_celery", f"celery_oops-{version()}.dist-info"}
     assert "oops_celery/tasks/republish.py" in names
-    assert "oops_celery/topology.yml" in names
+    assert "oops_celery/topology/default.yml" in names
     assert "oops_celery/py.typed" in names
 
 

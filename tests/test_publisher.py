@@ -281,7 +281,7 @@ def test_the_first_report_of_a_process_imports_nothing(
         publisher = oops_celery.publisher
         before = set(sys.modules)
         assert publisher({"k": 1})
-        more = {"pydantic", "oops_celery.topology_yaml"} & set(sys.modules)
+        more = {"pydantic", "oops_celery.topology.document"} & set(sys.modules)
         late = {name for name in set(sys.modules) - before if "oops" in name}
         print(sorted(more | late))
         """

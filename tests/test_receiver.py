@@ -20,7 +20,9 @@ import oops_amqp
 import pytest
 from conftest import PATIENCE, Node, eventually
 
-from oops_celery import Publisher, Receiver, Topology, deadletters, receiver, wire
+from oops_celery import Publisher, Receiver, Topology, wire
+from oops_celery.dead_letters import park
+from oops_celery.receiving import receiver
 
 QUEUE = "received"
 DEAD = "received.dead"
@@ -316,8 +318,8 @@ def test_garbage_is_parked(
     assert [message.body or b"" for message in parked] == list(GARBAGE)
     headers = parked[1].headers
     assert headers["from"] == "somebody"
-    assert headers[deadletters.QUEUE] == QUEUE
-    assert headers[deadletters.REASON].startswith("undecodable: not a BSON document: 7")
+    assert headers[park.QUEUE] == QUEUE
+    assert headers[park.REASON].startswith("undecodable: not a BSON document: 7")
     assert "parked a message of queue received in received.dead" in caplog.text
     assert node.count(QUEUE) == 0
 

@@ -11,8 +11,8 @@ import kombu
 import pytest
 from conftest import Node
 
-from oops_celery.redeclaration import Redeclaration, Refused
-from oops_celery.topology import Topology
+from oops_celery.receiving.redeclaration import Redeclaration, Refused
+from oops_celery.topology.model import Topology
 
 TOPOLOGY = Topology.parse("""
 queues:

@@ -20,8 +20,7 @@ from refusing import (
     Refusing,
 )
 
-from oops_celery import declaring
-from oops_celery.topology import Topology
+from oops_celery.topology.model import Topology, declare
 
 StartWorker = Callable[..., Worker]
 
@@ -61,8 +60,8 @@ PUBLISHED = "OOPS-f9082d518031065d1e948548a66a4a05\n" * 3
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing has closed a connection of this process."""
-    monkeypatch.setattr(declaring, "CLOSED", {})
-    monkeypatch.setattr("oops_celery.topology.CLOSED", declaring.CLOSED)
+    monkeypatch.setattr(declare, "CLOSED", {})
+    monkeypatch.setattr("oops_celery.topology.model.CLOSED", declare.CLOSED)
 
 
 @pytest.fixture
@@ -139,7 +138,7 @@ def test_a_refusal_that_closes_the_connection_is_that_of_one_thing(
 def test_a_broker_that_has_changed_its_mind_is_asked_again(
     refusing: Refusing, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(declaring, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(declare, "FIRST_PAUSE", 0.0)
     refusing.refused.add((QUEUE_DECLARE, f"{name}.q2"))
     topology = Topology.parse(TEN.replace("NAME", name))
     with kombu.Connection(refusing.url) as connection:
@@ -164,7 +163,7 @@ def test_a_real_refusal_keeps_no_report_from_being_published(
     broker: Node, name: str, entry: str, tmp_path: Path, run: Callable[..., str]
 ) -> None:
     file = tmp_path / "topology.yml"
-    packaged = Path(declaring.__file__).with_name("topology.yml").read_text()
+    packaged = Path(declare.__file__).with_name("topology.yml").read_text()
     section, _, one = entry.partition(": [")
     file.write_text(
         packaged.replace(

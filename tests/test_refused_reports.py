@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from conftest import Node, Worker, eventually
 
-from oops_celery.refusals import PAUSE, Refusals
+from oops_celery.receiving.refusals import PAUSE, Refusals
 
 
 @pytest.fixture

@@ -6,8 +6,7 @@ import billiard
 import celery
 import pytest
 
-from oops_celery import requirements
-from oops_celery.settings import SettingsError
+from oops_celery.settings import SettingsError, requirements
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from amqp import spec
 from conftest import eventually
 
 import oops_celery
-from oops_celery.topology import Queue, Refusal, Topology
+from oops_celery.topology.model import Queue, Refusal, Topology
 
 
 class Session:

@@ -21,7 +21,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from conftest import QUICK_TOPOLOGY, ROOT, Node, Worker, environment, eventually
 
 from oops_celery import Publisher, Topology, wire
-from oops_celery.request import ReportRequest
+from oops_celery.receiving.request import ReportRequest
 
 StartWorker = Callable[..., Worker]
 
@@ -456,8 +456,10 @@ def test_a_chance_end_gives_a_report_back_and_a_second_one_parks_it(
     def park(app: Any, queue: str, message: Any, reason: str, error: Any) -> None:
         done.append(reason)
 
-    monkeypatch.setattr("oops_celery.deadletters.park_message", park)
-    monkeypatch.setattr("oops_celery.suspects._times", {"r": 1} if again else {})
+    monkeypatch.setattr("oops_celery.dead_letters.park.park_message", park)
+    monkeypatch.setattr(
+        "oops_celery.receiving.suspects._times", {"r": 1} if again else {}
+    )
     error = SoftTimeLimitExceeded(2)
     Request().on_failure(SimpleNamespace(exception=error))
     assert done == (
@@ -606,7 +608,7 @@ def test_a_queue_of_version_0_1_is_used_as_it_is(
     broker: Node, worker: StartWorker, run: Callable[..., str]
 ) -> None:
     """It keeps its delivery limit of 10, which RabbitMQ 3.10 does not compare."""
-    packaged = (ROOT / "oops_celery/topology.yml").read_text()
+    packaged = (ROOT / "oops_celery/topology/default.yml").read_text()
     old = Topology.parse(packaged.replace("limit: 20000", "limit: 10"))
     with kombu.Connection(broker.url) as connection:
         assert old.declare(connection.channel) == []
@@ -764,7 +766,7 @@ def test_what_does_not_count_is_said(worker: StartWorker, tmp_path: Path) -> Non
 
 def test_a_process_whose_end_was_seen_is_not_waited_for_again() -> None:
     """When a connection is lost between its end and its exit."""
-    from oops_celery.prefork import Pool
+    from oops_celery.receiving.pool import Pool
 
     added: list[Any] = []
     hub = SimpleNamespace(add_reader=lambda *args: added.append(args))

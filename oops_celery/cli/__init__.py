@@ -17,7 +17,7 @@ import click
 
 import oops_celery
 from oops_celery import logs
-from oops_celery.cli.ending import EXIT_CODES, INTERRUPTED, well_ended
+from oops_celery.cli.exits import EXIT_CODES, INTERRUPTED, well_ended
 
 #: The commands there are: the names of the modules here, with ``-`` for ``_``.
 COMMANDS = (
@@ -93,13 +93,13 @@ class _Commands(Group):
             except click.ClickException as error:
                 if type(error) is not click.ClickException:
                     raise
-                from oops_celery.cli.asking import CannotTell
+                from oops_celery.cli.broker import CannotTell
 
                 # The app's own, of the settings or the file; a worker ends with 1.
                 raise CannotTell(error.message) from None
             except ImportError as error:
-                from oops_celery.cli.asking import CannotTell
-                from oops_celery.requirements import missing
+                from oops_celery.cli.broker import CannotTell
+                from oops_celery.settings.requirements import missing
 
                 told = missing(error, f"oops-celery {ctx.invoked_subcommand}")
                 if told is None:

@@ -19,17 +19,19 @@ from celery.worker import state, strategy
 from kombu import Message
 from kombu.common import ignore_errors
 
-from oops_celery import adoption, incoming, troubles, wire
-from oops_celery.acknowledging import Acknowledger
-from oops_celery.declaring import is_refusal
+from oops_celery import wire
 from oops_celery.dispatcher.backoff import Backoff
 from oops_celery.dispatcher.instances import Kind
-from oops_celery.dispatcher.running import Pool, Runner, Tasks, Threads, Told
-from oops_celery.imports import load
+from oops_celery.dispatcher.runners import Pool, Runner, Tasks, Threads, Told
+from oops_celery.receiving import adoption
+from oops_celery.topology.declare import is_refusal
+from oops_celery.topology.imports import load
+from oops_celery.transport import messages, troubles
+from oops_celery.transport.acknowledger import Acknowledger
 
 if TYPE_CHECKING:
-    from oops_celery.request import Request
-    from oops_celery.topology import ConsumerEntry
+    from oops_celery.receiving.request import Request
+    from oops_celery.topology.model import ConsumerEntry
 
 #: Bytes of a consumer tag, before what makes it the only one of its kind. AMQP
 #: 0-9-1 takes 255 bytes.
@@ -178,7 +180,7 @@ class Lane:
         task = app.tasks[self._entry.consumer]
         self._receive = strategy.default(task, app, _Taking(self._celery, self._take))
         self._acknowledger = Acknowledger(channel)
-        incoming.as_they_come(channel, self._acknowledger)
+        messages.as_they_come(channel, self._acknowledger)
         channel.basic_qos(0, self._entry.prefetch_count, False)
         # It is declared with the topology, or somebody else's.
         queue = kombu.Queue(self._entry.queue, no_declare=True)

@@ -1,5 +1,44 @@
 """A report as bytes and as a task message: pure functions, no connection."""
 
-from oops_celery.wire.report import *  # noqa: F403
-from oops_celery.wire.report import MAX_DEPTH as MAX_DEPTH
-from oops_celery.wire.report import USERINFO as USERINFO
+from oops_celery.wire.clean import MAX_DEPTH, plain
+from oops_celery.wire.library import BSON_LIBRARY
+from oops_celery.wire.report import (
+    Encoded,
+    Undecodable,
+    decode,
+    encode,
+    peek,
+    peek_time,
+    task_id,
+)
+from oops_celery.wire.summary import summary
+from oops_celery.wire.task import (
+    ADOPTED,
+    ADOPTED_CONTENT_TYPE,
+    ADOPTED_MARK,
+    CONTENT_ENCODING,
+    CONTENT_TYPE,
+    MAX_TASK_ID,
+    SERIALIZER,
+)
+
+__all__ = [
+    "ADOPTED",
+    "ADOPTED_CONTENT_TYPE",
+    "ADOPTED_MARK",
+    "BSON_LIBRARY",
+    "CONTENT_ENCODING",
+    "CONTENT_TYPE",
+    "MAX_DEPTH",
+    "MAX_TASK_ID",
+    "SERIALIZER",
+    "Encoded",
+    "Undecodable",
+    "decode",
+    "encode",
+    "peek",
+    "peek_time",
+    "plain",
+    "summary",
+    "task_id",
+]

@@ -28,7 +28,7 @@ from faults.nodes import DEAD, TOPOLOGY, BrokerNode, prepare
 from faults.processes import PATIENCE, BrokerProcess, WorkerProcess
 from faults.proxy import Loop, Proxy
 from oops_celery import Publisher, Topology
-from oops_celery.watchdog import STUCK
+from oops_celery.receiving.watchdog import STUCK
 
 #: Seconds without any progress after which a run has failed: a busy machine is slow.
 STALLED = 30.0

@@ -63,12 +63,12 @@ PROTECTIONS = (
         "what is prefetched is not acknowledged when it comes",
         (
             (
-                "oops_celery/acknowledging.py",
+                "oops_celery/transport/acknowledger.py",
                 "self._at_work[tag] = None",
                 "self._channel.basic_ack(tag)",
             ),
             (
-                "oops_celery/acknowledging.py",
+                "oops_celery/transport/acknowledger.py",
                 "held, self._held = sorted(self._held), []",
                 "held = []",
             ),
@@ -82,7 +82,7 @@ PROTECTIONS = (
         "a batch that lost its process is done again, and a lost report is not dropped",
         (
             (
-                "oops_celery/batching.py",
+                "oops_celery/receiving/batches.py",
                 "self._batches.ended(self, again=rest, alone=begun)",
                 "self._batches.ended(self)",
             ),
@@ -109,7 +109,7 @@ PROTECTIONS = (
         "what may have killed the whole worker goes alone, and last",
         (
             (
-                "oops_celery/batching.py",
+                "oops_celery/receiving/batches.py",
                 "(self._alone if redelivered else self._waiting)",
                 "self._waiting",
             ),
@@ -123,7 +123,7 @@ PROTECTIONS = (
         "what may have killed the whole worker waits a bit, in pools without batches",
         (
             (
-                "oops_celery/later.py",
+                "oops_celery/receiving/delay.py",
                 'if request.delivery_info["redelivered"]:',
                 "if False:",
             ),
@@ -136,7 +136,7 @@ PROTECTIONS = (
     ),
     Protection(
         "a lost connection, and the end of a worker, leave no message half done",
-        (("oops_celery/worker.py", "self.pool_cls = Pool", "pass"),),
+        (("oops_celery/receiving/worker.py", "self.pool_cls = Pool", "pass"),),
         tuple(
             f"test_losses.py::{test}"
             for test in (
@@ -151,7 +151,7 @@ PROTECTIONS = (
         "a report at work is told to its message that comes again",
         (
             (
-                "oops_celery/batching.py",
+                "oops_celery/receiving/batches.py",
                 "report = self._lost.get(request.id) if redelivered else None",
                 "report = None",
             ),
@@ -166,7 +166,7 @@ PROTECTIONS = (
         "a report is judged by its own processes",
         (
             (
-                "oops_celery/request.py",
+                "oops_celery/receiving/request.py",
                 "not (self._already_cancelled or _is_stopping())\n"
                 "            and suspects.add(self.id) > 1",
                 'self.delivery_info["redelivered"]',
@@ -178,7 +178,7 @@ PROTECTIONS = (
         "a report is judged at its second end, and not while the worker ends",
         (
             (
-                "oops_celery/request.py",
+                "oops_celery/receiving/request.py",
                 "not (self._already_cancelled or _is_stopping())\n"
                 "            and suspects.add(self.id) > 1",
                 "suspects.add(self.id) > 0",
@@ -190,7 +190,7 @@ PROTECTIONS = (
         "a delivery limit that no network reaches",
         (
             (
-                "oops_celery/topology.yml",
+                "oops_celery/topology/default.yml",
                 "x_delivery_limit: 20000",
                 "x_delivery_limit: 10",
             ),
@@ -200,8 +200,12 @@ PROTECTIONS = (
     Protection(
         "a worker waits for no answer of a connection that it leaves",
         (
-            ("oops_celery/consumer.py", "connection.drop()", "pass"),
-            ("oops_celery/consumer.py", "connection.limit_waits(STOP_TIMEOUT)", "pass"),
+            ("oops_celery/receiving/consumer.py", "connection.drop()", "pass"),
+            (
+                "oops_celery/receiving/consumer.py",
+                "connection.limit_waits(STOP_TIMEOUT)",
+                "pass",
+            ),
         ),
         tuple(
             f"test_losses.py::{test}[to the {end}]"
@@ -214,7 +218,13 @@ PROTECTIONS = (
     ),
     Protection(
         "a watchdog",
-        (("oops_celery/consumer.py", '"oops_celery.watchdog:Watchdog",', ""),),
+        (
+            (
+                "oops_celery/receiving/consumer.py",
+                '"oops_celery.receiving.watchdog:Watchdog",',
+                "",
+            ),
+        ),
         ("test_losses.py::test_the_watchdog_takes_a_new_connection",),
     ),
     Protection(
@@ -245,7 +255,7 @@ PROTECTIONS = (
         "a limit on what a worker prefetches",
         (
             (
-                "oops_celery/worker.py",
+                "oops_celery/receiving/worker.py",
                 "self.prefetch_multiplier = 2 * MAX_REPORTS",
                 "self.prefetch_multiplier = 0",
             ),
@@ -256,7 +266,7 @@ PROTECTIONS = (
         "heartbeats: the broker drops a worker that does not answer",
         (
             (
-                "oops_celery/rabbitmq_url.py",
+                "oops_celery/broker_url.py",
                 'broker["broker_heartbeat"] = heartbeat_of(',
                 'broker["broker_heartbeat"] = 0 * heartbeat_of(',
             ),
@@ -270,7 +280,7 @@ PROTECTIONS = (
         "an id is returned when the broker has confirmed the report",
         (
             (
-                "oops_celery/link.py",
+                "oops_celery/transport/link.py",
                 "self.raw.confirm_publish = self.confirm",
                 "self.raw.confirm_publish = False",
             ),
@@ -285,7 +295,7 @@ PROTECTIONS = (
         "acknowledgements belong to a connection, and end with it",
         (
             (
-                "oops_celery/consumer.py",
+                "oops_celery/receiving/consumer.py",
                 "self._acknowledger = Acknowledger(connection.default_channel)",
                 "self._acknowledger = self.__dict__.get('_acknowledger') or "
                 "Acknowledger(connection.default_channel)",
@@ -297,7 +307,7 @@ PROTECTIONS = (
         "an id is returned when the report was routed to a queue",
         (
             (
-                "oops_celery/link.py",
+                "oops_celery/transport/link.py",
                 '{"mandatory": self.confirm, **options}',
                 '{"mandatory": False, **options}',
             ),
@@ -308,17 +318,25 @@ PROTECTIONS = (
         "every wait of a publisher has a limit",
         (
             (
-                "oops_celery/link.py",
+                "oops_celery/transport/link.py",
                 '{"timeout": timeout, "confirm_timeout": timeout}',
                 '{"confirm_timeout": None}',
             ),
-            ("oops_celery/link.py", '"read_timeout": timeout', '"read_timeout": None'),
             (
-                "oops_celery/link.py",
+                "oops_celery/transport/link.py",
+                '"read_timeout": timeout',
+                '"read_timeout": None',
+            ),
+            (
+                "oops_celery/transport/link.py",
                 '"write_timeout": timeout',
                 '"write_timeout": None',
             ),
-            ("oops_celery/link.py", "self.raw.on_blocked = self._on_blocked", "pass"),
+            (
+                "oops_celery/transport/link.py",
+                "self.raw.on_blocked = self._on_blocked",
+                "pass",
+            ),
         ),
         (
             *under_load("freeze_broker", "memory_alarm", "disk_alarm"),
@@ -327,14 +345,20 @@ PROTECTIONS = (
     ),
     Protection(
         "a channel that was nacked is not used again",
-        (("oops_celery/link.py", "self.nacked = True", "self.nacked = False"),),
+        (
+            (
+                "oops_celery/transport/link.py",
+                "self.nacked = True",
+                "self.nacked = False",
+            ),
+        ),
         ("test_cluster.py::test_a_cluster_that_loses_its_leaders_loses_no_report",),
     ),
     Protection(
         "max_size: what is too large is not sent",
         (
             (
-                "oops_celery/publishing.py",
+                "oops_celery/publishing/publisher.py",
                 "if len(encoded.body) > self.max_size:",
                 "if False:",
             ),
@@ -343,7 +367,7 @@ PROTECTIONS = (
     ),
     Protection(
         "pauses are measured by the monotonic clock",
-        (("oops_celery/publishing.py", "time.monotonic()", "time.time()"),),
+        (("oops_celery/publishing/publisher.py", "time.monotonic()", "time.time()"),),
         ("test_reports.py::test_time_jumps",),
     ),
 )

@@ -16,7 +16,7 @@ from conftest import eventually
 from faults.breaking import LOST
 from faults.losses import Field, Plan, runs
 from faults.processes import PATIENCE, BrokerProcess
-from oops_celery.watchdog import STUCK
+from oops_celery.receiving.watchdog import STUCK
 
 #: Runs of each kind: FAULTS_RUNS=10 has more of them, FAULTS_SEED=n other ones.
 RUNS = int(os.environ.get("FAULTS_RUNS", "1"))

@@ -1,0 +1,127 @@
+"""Options, connecting, and exit code 2 for the commands that talk to a broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from oops_celery.celery import App
+    from oops_celery.operations.management import Management
+    from oops_celery.topology.model import Topology
+    from oops_celery.transport.link import Link
+
+#: Seconds that the broker may take to let us in, and for each answer after that.
+TIMEOUT = 3.0
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class CannotTell(click.ClickException):
+    """The command cannot do its work: a line on standard error, and exit code 2."""
+
+    exit_code = 2
+
+    def format_message(self) -> str:
+        """Return what is said: nothing in it does anything to a terminal."""
+        from oops_celery.cli.console import escaped
+
+        return "\n".join(map(escaped, self.message.splitlines()))
+
+
+def file_option(command: _F) -> _F:
+    """Give a command the option ``--file``."""
+    return click.option(
+        "--file",
+        type=click.Path(),
+        help="The topology file; else that of the setting OOPS_TOPOLOGY, else the one"
+        " that comes with oops-celery.",
+    )(command)
+
+
+def management_option(command: _F) -> _F:
+    """Give a command the option ``--management-url``."""
+    return click.option(
+        "--management-url",
+        envvar="OOPS_MANAGEMENT_URL",
+        metavar="URL",
+        help="RabbitMQ's management API: http://host:15672. User and password are"
+        " those of the broker, unless the URL has others. Also: the environment"
+        " variable OOPS_MANAGEMENT_URL.",
+    )(command)
+
+
+@contextmanager
+def telling_why() -> Iterator[None]:
+    """Turn what is wrong with the settings or the file into exit code 2."""
+    try:
+        yield
+    except ValueError as error:  # SettingsError, TopologyError
+        raise CannotTell(str(error)) from None
+    except click.ClickException as error:  # the same, as the app puts it
+        raise CannotTell(error.message) from None
+
+
+def loaded(app: App, file: str | None) -> Topology:
+    """Return the topology of a file, or that of the settings."""
+    from oops_celery.topology.model import Topology
+
+    with telling_why():
+        return app.topology if file is None else Topology.load(file)
+
+
+def broker_name(app: App) -> str:
+    """Return the broker as it may be shown: without user and password."""
+    from oops_celery.settings import hide_password
+
+    with telling_why():
+        urls = app.conf["broker_url"]
+    return ", ".join(map(hide_password, [urls] if isinstance(urls, str) else urls))
+
+
+@contextmanager
+def connected(app: App, any_broker: bool = False) -> Iterator[Link]:
+    """Connect to a RabbitMQ; what goes wrong there ends the command.
+
+    The link has kombu's connection, on which each wait has an end. With ``any_broker``
+    it may be one of kombu's other transports: then ``link.raw`` is None.
+    """
+    from amqp.exceptions import ConnectionError as BrokerError
+
+    from oops_celery.transport.link import Unavailable
+    from oops_celery.transport.sender import Sender
+    from oops_celery.transport.troubles import in_a_line
+
+    name = broker_name(app)
+    sender = Sender(app.connection_for_read, TIMEOUT, confirm=False)
+    try:
+        link = sender.open()
+    except Unavailable as error:
+        raise CannotTell(f"{name}: {in_a_line(error, TIMEOUT)}") from None
+    if link.raw is None and not any_broker:
+        raise CannotTell(f"{name}: only a RabbitMQ can be asked; set RABBITMQ_URL")
+    try:
+        yield link
+    except (OSError, BrokerError) as error:
+        raise CannotTell(f"{name}: {in_a_line(error, TIMEOUT)}") from None
+    finally:
+        link.close()
+
+
+def management(url: str, app: App) -> Management:
+    """Return the management API at a URL, with the broker's user for a default."""
+    from oops_celery.operations.management import Management, ManagementError
+
+    broker = app.connection_for_read()
+    try:
+        return Management(
+            url,
+            broker.userid or "guest",
+            broker.password or "guest",
+            broker.virtual_host or "/",
+        )
+    except ManagementError as error:
+        raise CannotTell(str(error)) from None

@@ -1,0 +1,275 @@
+"""``oops-celery topology``: show, draw, compare with the broker, and declare."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from oops_celery.cli import Group
+from oops_celery.cli.broker import (
+    CannotTell,
+    broker_name,
+    connected,
+    file_option,
+    loaded,
+    management,
+    management_option,
+)
+
+if TYPE_CHECKING:
+    from oops_celery.celery import App
+    from oops_celery.topology.compare import Difference
+    from oops_celery.topology.declare import Refusal
+    from oops_celery.topology.graph import Flow
+    from oops_celery.topology.model import Topology
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object, for jq."
+)
+
+
+@click.group(
+    cls=Group,
+    name="topology",
+    short_help="Show, compare and declare exchanges and queues.",
+    help="Look at the exchanges and queues of a topology file, compare them with the"
+    " broker, and declare them there.",
+    epilog="""\b
+Examples:
+  oops-celery topology show
+  oops-celery topology diff --file topology.yml
+  oops-celery topology graph --svg topology.svg
+""",
+)
+def command() -> None:
+    """Read the options that all of them share: none so far."""
+
+
+@command.command(
+    "show",
+    short_help="Show what a topology file declares.",
+    help="""Show what a topology file declares, as tables and as a tree: exchanges,
+    queues, consumers, and the way of a message. No broker is needed.
+
+    The exit code is 0; 2 when the file cannot be used.
+    """,
+    epilog="""\b
+Examples:
+  oops-celery topology show
+  oops-celery topology show --json | jq '.queues[].name'
+""",
+)
+@file_option
+@json_option
+def show(file: str | None, as_json: bool) -> None:
+    """Show the topology."""
+    topology = loaded(_app(), file)
+    if as_json:
+        from oops_celery.cli.views.topology import described
+
+        click.echo(json.dumps(described(topology)))
+        return
+    from oops_celery.cli.views.topology import print_topology
+
+    print_topology(topology, _flow(topology))
+
+
+@command.command(
+    "graph",
+    short_help="Draw how messages flow, and where they die.",
+    help="""Draw how messages flow through a topology, and where they go when they
+    die: as Mermaid text, which GitHub and GitLab draw in Markdown, or as an SVG. No
+    broker is needed.
+
+    The exit code is 0; 2 when a file cannot be read or written.
+    """,
+    epilog="""\b
+Examples:
+  oops-celery topology graph > topology.mmd
+  oops-celery topology graph --svg topology.svg
+""",
+)
+@file_option
+@click.option(
+    "--svg",
+    "svg_file",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    metavar="FILE",
+    help="Write an SVG that needs no other file; - is standard output.",
+)
+def graph(file: str | None, svg_file: str | None) -> None:
+    """Draw the topology."""
+    drawn = _flow(loaded(_app(), file))
+    if svg_file is None:
+        from oops_celery.topology.mermaid import mermaid
+
+        click.echo(mermaid(drawn), nl=False)
+        return
+    from oops_celery.topology.svg import svg
+
+    if svg_file == "-":
+        click.echo(svg(drawn), nl=False)
+        return
+    try:
+        Path(svg_file).write_text(svg(drawn), encoding="utf-8")
+    except OSError as error:
+        raise CannotTell(f"{svg_file}: {error.strerror}") from None
+
+
+@command.command(
+    "diff",
+    short_help="Compare a topology file with the broker.",
+    help="""Say what a topology file declares and the broker does not have, or has with
+    other arguments, with both values. Nothing is made, changed or taken.
+
+    Bindings are compared where the management API can be asked: AMQP itself cannot
+    list them. A queue's binding that the file lacks is a difference too.
+
+    The exit code is 0 when they are in step; 1 when they differ; 2 when that cannot
+    be told, as without a broker.
+    """,
+    epilog="""\b
+Examples:
+  oops-celery topology diff
+  oops-celery topology diff --json | jq '.differences[]'
+  oops-celery topology diff --file topology.yml
+""",
+)
+@file_option
+@management_option
+@json_option
+@click.pass_context
+def diff(
+    ctx: click.Context, file: str | None, management_url: str | None, as_json: bool
+) -> None:
+    """Compare the topology with the broker."""
+    from oops_celery.operations.management import ManagementError
+    from oops_celery.topology.compare import compare
+
+    app = _app()
+    topology = loaded(app, file)
+    api = management(management_url, app) if management_url else None
+    try:
+        with connected(app) as link:
+            found = compare(
+                topology, link.connection.channel, api.bindings_of if api else None
+            )
+    except ManagementError as error:
+        raise CannotTell(f"management API: {error}") from None
+    (_print_diff_json if as_json else _print_diff)(
+        app, topology, found, api is not None
+    )
+    if any(each.what != "unknown" for each in found):
+        ctx.exit(1)
+    ctx.exit(2 if found else 0)
+
+
+@command.command(
+    "declare",
+    short_help="Declare what a topology file has.",
+    help="""Declare the exchanges, queues and bindings of a topology file, as a worker
+    does when it starts, and say what the broker refused. Nothing that exists is
+    changed or deleted.
+
+    The exit code is 0 when everything is there; 1 when the broker refused some of it;
+    2 when it cannot be reached, or the file cannot be used.
+    """,
+    epilog="""\b
+Example:
+  oops-celery topology declare --file topology.yml
+""",
+)
+@file_option
+@json_option
+@click.pass_context
+def declare(ctx: click.Context, file: str | None, as_json: bool) -> None:
+    """Declare the topology."""
+    app = _app()
+    topology = loaded(app, file)
+    with connected(app) as link:
+        refusals = topology.declare(link.connection.channel)
+    (_print_declared_json if as_json else _print_declared)(app, topology, refusals)
+    ctx.exit(1 if refusals else 0)
+
+
+def _app() -> App:
+    from oops_celery.celery import app
+
+    return app
+
+
+def _flow(topology: Topology) -> Flow:
+    from oops_celery.cli.broker import telling_why
+    from oops_celery.topology.graph import flow
+
+    with telling_why():
+        settings = _app().oops
+    return flow(topology, settings.exchange, settings.queue)
+
+
+def _print_diff_json(
+    app: App, topology: Topology, found: list[Difference], bindings: bool
+) -> None:
+    _echo_json(
+        app,
+        topology,
+        in_step=not found,
+        bindings_compared=bindings,
+        differences=[vars(each) for each in found],
+    )
+
+
+def _print_diff(
+    app: App, topology: Topology, found: list[Difference], bindings: bool
+) -> None:
+    from rich.console import Console
+
+    from oops_celery.cli.console import say
+
+    console = Console()
+    styles = {"missing": "red", "different": "red", "extra": "yellow"}
+    for each in found:
+        say(console, f": {each}", each.what, styles.get(each.what, "magenta"))
+    unknown = sum(each.what == "unknown" for each in found)
+    counts = {"different or missing": len(found) - unknown, "not comparable": unknown}
+    said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    say(console, f"{topology.source} and {broker_name(app)}: {said or 'in step'}")
+    if not bindings:
+        say(console, "Bindings were not compared: --management-url says where to ask.")
+
+
+def _print_declared_json(app: App, topology: Topology, refusals: list[Refusal]) -> None:
+    refused = [
+        {"kind": r.kind, "name": r.name, "code": r.code, "text": str(r)}
+        for r in refusals
+    ]
+    _echo_json(app, topology, ok=not refused, refusals=refused)
+
+
+def _print_declared(app: App, topology: Topology, refusals: list[Refusal]) -> None:
+    from rich.console import Console
+
+    from oops_celery.cli.console import say
+
+    console = Console()
+    for refusal in refusals:
+        say(console, str(refusal), "refused: ", "red")
+    counts = ", ".join(
+        f"{count} {noun}{'' if count == 1 else 's'}"
+        for count, noun in (
+            (len(topology.exchanges), "exchange"),
+            (len(topology.queues), "queue"),
+            (sum(len(queue.bindings) for queue in topology.queues), "binding"),
+        )
+    )
+    refused = f"; {len(refusals)} refused" if refusals else ""
+    say(console, f"{topology.source} on {broker_name(app)}: {counts}{refused}")
+
+
+def _echo_json(app: App, topology: Topology, **more: Any) -> None:
+    click.echo(
+        json.dumps({"file": topology.source, "broker": broker_name(app), **more})
+    )

@@ -1,0 +1,97 @@
+"""``oops-celery validate``: all that is wrong with a topology file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from oops_celery.topology.model import Problem
+
+
+@click.command(
+    "validate",
+    short_help="Say what is wrong with a topology file.",
+    help="""Say what is wrong with a topology FILE, all of it at once.
+
+    The startup handler and the consumers are imported from the current folder or from
+    PYTHONPATH: the code of their modules runs. What they print goes to standard error.
+    No broker is needed.
+
+    The exit code is 0 when a worker can use the file, if with warnings; 1 when it
+    cannot; 2 when the command is not used as described here.
+    """,
+    epilog="""\b
+Examples:
+  oops-celery validate topology.yml
+  oops-celery validate --json topology.yml | jq .problems
+""",
+)
+@click.argument("file", type=click.Path())
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object: file, ok, and problems, each with path, line, text and"
+    " fatal.",
+)
+@click.pass_context
+def command(ctx: click.Context, file: str, as_json: bool) -> None:
+    """Validate a file, and end with an exit code that says how that went."""
+    problems = find_problems(file)
+    (_print_json if as_json else _print)(file, problems)
+    ctx.exit(1 if any(problem.fatal for problem in problems) else 0)
+
+
+def find_problems(file: str) -> list[Problem]:
+    """Return all that is wrong with a topology file, in the order of its lines.
+
+    What the file names in Python is imported.
+    """
+    from oops_celery.cli.console import others_on_stderr
+    from oops_celery.topology.imports import check_imports
+    from oops_celery.topology.model import Problem, Topology, TopologyError
+    from oops_celery.topology.problems import read_file
+
+    try:
+        # Read once: a pipe, as of `validate <(...)`, gives its content one time only.
+        text = read_file(file)
+    except (OSError, ValueError) as error:  # ValueError: it is too long
+        why = getattr(error, "strerror", None) or error
+        return [Problem("", None, f"cannot be read: {why}")]
+    try:
+        found = Topology.parse(text, file).warnings
+    except TopologyError as error:
+        found = error.problems
+    with others_on_stderr():
+        imports = check_imports(text)
+    return sorted([*found, *imports], key=lambda problem: problem.line or 0)
+
+
+def _print_json(file: str, problems: list[Problem]) -> None:
+    ok = not any(problem.fatal for problem in problems)
+    found = [asdict(problem) for problem in problems]
+    click.echo(json.dumps({"file": file, "ok": ok, "problems": found}))
+
+
+def _print(file: str, problems: list[Problem]) -> None:
+    from rich.console import Console
+
+    from oops_celery.cli.console import say
+
+    console = Console()
+    for problem in problems:
+        label, style = ("mistake", "red") if problem.fatal else ("warning", "yellow")
+        say(console, f": {problem}", label, style)
+    mistakes = sum(problem.fatal for problem in problems)
+    counts = [_count(mistakes, "mistake")]
+    if mistakes < len(problems):
+        counts.append(_count(len(problems) - mistakes, "warning"))
+    say(console, f"{file}: {', '.join(counts)}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"

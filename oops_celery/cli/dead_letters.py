@@ -1,0 +1,302 @@
+"""What the commands of ``oops-celery dead`` share: choosing, asking, telling."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from typing import NamedTuple
+
+import click
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from oops_celery.celery import app
+from oops_celery.cli.broker import CannotTell
+from oops_celery.cli.commands.show import news, say_error
+from oops_celery.cli.console import escaped, say
+from oops_celery.cli.views.report import age, candidate
+from oops_celery.dead_letters import letter as reading
+from oops_celery.dead_letters.hold import BrokerError
+from oops_celery.dead_letters.letter import Letter, NoMatch
+from oops_celery.dead_letters.queues import Broker
+from oops_celery.dead_letters.replay import ExportError, Outcome
+from oops_celery.dead_letters.search import Found, in_messages
+
+#: Columns that a table needs so that whole ids have room in it.
+WIDE = 110
+
+#: Characters of an id where it has no room, if they tell it from the others.
+SHORT_ID = 13
+
+#: Columns of a type; a longer one is folded.
+TYPE_WIDTH = 20
+
+#: Candidates and failures that are named at most.
+NAMED = 20
+
+_AGO = re.compile(r"(\d+)([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def since(text: str) -> datetime:
+    """Return the time that ``2h``, ``3d`` or an ISO time means; UTC by default.
+
+    Raises:
+        ValueError, OverflowError: It means none.
+    """
+    if ago := _AGO.fullmatch(text):
+        length = timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        return datetime.now(timezone.utc) - length
+    # Python 3.10 does not know the Z.
+    time = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text))
+    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
+
+
+class Failed(click.ClickException):
+    """The command failed: a line on standard error, and exit code 1."""
+
+    def show(self, *_: object, **__: object) -> None:
+        """Say it, so that it does nothing to a terminal."""
+        say_error(f"Error: {self.message}")
+
+
+class Choice:
+    """Which messages a command is about.
+
+    Raises:
+        click.UsageError: Nothing was said, or two things at once.
+    """
+
+    def __init__(self, ids: Sequence[str], everything: bool, kind: str | None) -> None:
+        if sum(map(bool, (ids, everything, kind is not None))) != 1:
+            raise click.UsageError("name IDs, or --all, or --type: one of these")
+        self._ids = ids
+        self._kind = kind
+
+    def of(self, letters: list[Letter]) -> list[Letter]:
+        """Return those that are meant.
+
+        Raises:
+            Failed: An id names none of them, or more than one.
+        """
+        if self._kind is not None:
+            return [letter for letter in letters if letter.type == self._kind]
+        if not self._ids:
+            return letters
+        known = {letter.id for letter in letters}
+        meant, wrong = set(), False
+        for part in self._ids:
+            try:
+                meant.add(reading.resolve(part, known))
+            except NoMatch as error:
+                tell_candidates(error, letters)
+                wrong = True
+        if wrong:
+            raise Failed("nothing was done")
+        return [letter for letter in letters if letter.id in meant]
+
+
+def tell_candidates(error: NoMatch, letters: Iterable[Letter | Found]) -> None:
+    """Say which ids somebody may have meant."""
+    say_error(f"{error.part}: {error}{':' if error.candidates else ''}")
+    by_id = {letter.id: letter for letter in letters}
+    for one in error.candidates[:NAMED]:
+        say_error(candidate(by_id[one]))
+    if len(error.candidates) > NAMED:
+        say_error(f"... and {len(error.candidates) - NAMED} more")
+
+
+def dead_queue(name: str | None) -> str:
+    """Return the dead queue: the one that is named, else that of the topology.
+
+    Raises:
+        Failed: There is none.
+    """
+    if name:
+        return name
+    queues = app.topology.dead_letter_queues(app.oops.queue)
+    if not queues:
+        raise Failed(
+            f"queue {app.oops.queue!r} has no queue of dead letters in "
+            f"{app.topology.source}: name one with --queue"
+        )
+    if len(queues) > 1:
+        others = ", ".join(queue.name for queue in queues[1:])
+        say_error(f"about {queues[0].name}; copies are in {others} (see --queue)")
+    return str(queues[0].name)
+
+
+@contextmanager
+def connected() -> Iterator[Broker]:
+    """Connect to the broker; what goes wrong there, or with a file, is said."""
+    try:
+        with Broker(app, say_error) as broker:
+            try:
+                yield broker
+            except BrokerError as error:
+                if broker.usable:  # that a queue is not there is no trouble
+                    raise Failed(str(error)) from None
+                raise
+    except BrokerError as error:
+        raise CannotTell(str(error)) from None
+    except ExportError as error:
+        raise Failed(str(error)) from None
+
+
+def look(queue: str) -> list[Letter]:
+    """Return what is known of each message of a queue."""
+    letters = []
+    with connected() as broker, news(f"looking into {queue}") as tell:
+        for message in broker.browse(queue):
+            letters.append(reading.read(message, queue))
+            if len(letters) % 100 == 1:
+                tell(str(len(letters)))
+    return letters
+
+
+def find(queue: str, part: str) -> list[Found]:
+    """Return the messages with an id, or with the only id that has this part.
+
+    Raises:
+        Failed: There is none, or more than one.
+    """
+    with connected() as broker, news("searching") as tell:
+        found = in_messages(broker.browse(queue), queue, part, tell)
+    try:
+        whole = reading.resolve(part, {one.id for one in found})
+    except NoMatch as error:
+        tell_candidates(error, found)
+        raise Failed(f"not shown from {queue}") from None
+    return [one for one in found if one.id == whole]
+
+
+def chosen(queue: str, choice: Choice) -> list[Letter]:
+    """Return the messages of a queue that a command is about."""
+    return choice.of(look(queue))
+
+
+def confirm(question: str) -> None:
+    """Ask on standard error; come back if the answer is yes.
+
+    Raises:
+        Failed: It is not.
+    """
+    click.echo(f"{escaped(question)} [y/N] ", nl=False, err=True)
+    # Not click's: there Ctrl-C is the same as no answer.
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Failed("nothing was done (--yes does not ask)")
+
+
+class Done(NamedTuple):
+    """What a command has done."""
+
+    wanted: int
+    done: list[str]
+    failed: list[Outcome]
+
+
+def act(
+    doing: str,
+    wanted: list[Letter],
+    action: Callable[[Broker, Iterable[bytes]], Iterator[Outcome]],
+) -> Done:
+    """Do something with messages, with a progress bar on a terminal.
+
+    Args:
+        doing: What, for the bar.
+        wanted: The messages.
+        action: Does it, on a connection, and yields outcomes.
+    """
+    result = Done(len(wanted), [], [])
+    if not wanted:
+        return result
+    console = Console(stderr=True)
+    bar = Progress(console=console, disable=not console.is_terminal)
+    try:
+        with connected() as broker, bar:
+            task = bar.add_task(doing, total=len(wanted))
+            for outcome in action(broker, [letter.key for letter in wanted]):
+                if outcome.why:
+                    result.failed.append(outcome)
+                else:
+                    result.done.append(outcome.id)
+                bar.advance(task)
+    except BaseException:
+        say_error(f"{len(result.done)} of {len(wanted)} before the interruption")
+        raise
+    return result
+
+
+def report(result: Done, verb: str, as_json: bool) -> int:
+    """Say what was done; return the exit code."""
+    failed = [outcome._asdict() for outcome in result.failed]
+    gone = result.wanted - len(result.done) - len(failed)
+    if as_json:
+        click.echo(json.dumps({"done": result.done, "failed": failed, "gone": gone}))
+        return 1 if failed or gone else 0
+    for outcome in result.failed[:NAMED]:
+        say_error(f"{outcome.id}: {outcome.why}")
+    if len(failed) > NAMED:
+        say_error(f"... and {len(failed) - NAMED} more")
+    if gone:
+        say_error(f"{count(gone)} had been taken by somebody else")
+    say(Console(), f"{count(len(result.done))} {verb}")
+    return 1 if failed or gone else 0
+
+
+def count(number: int) -> str:
+    """Return a number of dead letters in words."""
+    return f"{number:,} dead letter{'' if number == 1 else 's'}"
+
+
+def print_letters(letters: list[Letter], queue: str) -> None:
+    """Print a table for a person, or lines with tabs for a program."""
+    console = Console()
+    person = console.is_terminal or bool(os.environ.get("COLUMNS"))
+    if not person:
+        for letter in letters:
+            cells = (letter.id, *_cells(letter))
+            click.echo("\t".join(escaped(cell, console.encoding) for cell in cells))
+        return
+    if letters:
+        console.print(_table(letters, console))
+    say(console, f"{queue}: {count(len(letters))}")
+
+
+def _table(letters: list[Letter], console: Console) -> Table:
+    length = None if console.width >= WIDE else _short_length(letters)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    longest = max(len(letter.type) for letter in letters)
+    table.add_column("id", overflow="fold", min_width=length)
+    table.add_column("type", overflow="fold", width=min(max(longest, 5), TYPE_WIDTH))
+    table.add_column("reason", overflow="ellipsis", no_wrap=True, ratio=1)
+    table.add_column("tries", justify="right", width=5)
+    table.add_column("age", justify="right", width=4)
+    for letter in letters:
+        cells = (letter.id[:length], *_cells(letter))
+        table.add_row(*(Text(escaped(cell, console.encoding)) for cell in cells))
+    return table
+
+
+def _cells(letter: Letter) -> tuple[str, ...]:
+    attempts = "?" if letter.attempts is None else str(letter.attempts)
+    kind = letter.type or ("" if letter.is_report else "(no report)")
+    return kind, letter.reason, attempts, age(letter)
+
+
+def _short_length(letters: list[Letter]) -> int | None:
+    """Return how many characters tell the ids from one another; None for all."""
+    ids = {letter.id for letter in letters}
+    for length in range(SHORT_ID, SHORT_ID + 8):
+        if max(Counter(one[:length] for one in ids).values()) == 1:
+            return length
+    return None

@@ -1,0 +1,1 @@
+"""How reports and topologies are shown: texts, tables, JSON and the HTML page."""

@@ -1,0 +1,248 @@
+"""How a single report is shown: to a person, or as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from rich.console import Console
+from rich.syntax import ANSI_DARK, ANSISyntaxTheme, Syntax
+from rich.text import Text
+
+from oops_celery import wire
+from oops_celery.cli.console import escaped, say
+from oops_celery.dead_letters.letter import Letter
+from oops_celery.dead_letters.search import Found
+
+#: Columns of a bar of the timeline.
+BAR = 20
+
+#: Characters of a traceback above which it is not coloured: that would take seconds.
+COLOURED = 200_000
+
+#: Bytes that are shown of what is no report.
+BODY_SHOWN = 400
+
+#: What has a place of its own; any other key is shown as it is.
+_HEADING = ("type", "value")
+_SECTIONS = ("tb_text", "req_vars", "timeline")
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """Return a value as JSON has it: times in ISO 8601, bytes and the rest as text."""
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, (Mapping, list, tuple)):
+        if depth > wire.MAX_DEPTH:  # as a report of somebody else's may be
+            return f"<nested deeper than {wire.MAX_DEPTH} levels>"
+        if isinstance(value, Mapping):
+            return {_text(key): plain(value[key], depth + 1) for key in value}
+        return [plain(one, depth + 1) for one in value]
+    return value.isoformat() if isinstance(value, datetime) else _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def as_json(value: Any) -> str:
+    """Return JSON that jq reads."""
+    return json.dumps(plain(value), indent=2)
+
+
+def letter_as_json(letter: Letter, queue: str) -> dict[str, Any]:
+    """Return what is known of a parked message."""
+    return {
+        "id": letter.id,
+        "report": letter.is_report,
+        "type": letter.type or None,
+        "reason": letter.reason or None,
+        "attempts": letter.attempts,
+        "age": age_in_seconds(letter),
+        "came_from": letter.came_from,
+        "first_failed_at": plain(letter.first_failed_at),
+        "parked_at": plain(letter.parked_at),
+        "parked_by": letter.parked_by or None,
+        "size": letter.size,
+        "queue": queue,
+    }
+
+
+def age_in_seconds(letter: Letter) -> int | None:
+    """Return how long a message has been parked; None where nobody says."""
+    if letter.parked_at is None:
+        return None
+    parked = datetime.now(timezone.utc) - letter.parked_at
+    return max(int(parked.total_seconds()), 0)
+
+
+def age(letter: Letter) -> str:
+    """Return how long a message has been parked, in a few characters."""
+    seconds = age_in_seconds(letter)
+    if seconds is None:
+        return "?"
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def candidate(one: Found | Letter) -> str:
+    """Return what tells a report from others whose ids have the same part."""
+    time = one.time or (one.parked_at if isinstance(one, Letter) else None)
+    return (
+        f"{one.id}  {one.type or '(no type)'}  {_time(time) if time else '(no time)'}"
+    )
+
+
+def print_found(console: Console, found: list[Found]) -> None:
+    """Show a report that was found, in one place or in several."""
+    report: dict[str, Any] = {}
+    try:
+        report = found[0].report()
+    except wire.Undecodable as error:
+        _print_heading(console, f"{found[0].id}: {error}")
+        _say(console, "it starts with", _text(found[0].body[:BODY_SHOWN]))
+    else:
+        kind, value = (_shown(report.get(name)) for name in _HEADING)
+        heading = f"{kind}: {value}" if kind and value else kind or value or "report"
+        _print_heading(console, heading)
+        _say(console, "id", found[0].id)
+        fields(console, report)
+    for place in found:
+        _say(console, "found in", place.path or f"queue {place.queue}")
+    for place in found:
+        if place.letter is not None and (place.letter.reason or place.letter.parked_at):
+            _print_letter(console, place.letter)
+        if not report and place.headers:
+            _section(console, "Headers")
+            for name in place.headers:
+                _say(console, f"  {name}", _shown(place.headers[name]))
+    _print_traceback(console, "Traceback", report.get("tb_text"))
+    _print_variables(console, report.get("req_vars"))
+    _print_timeline(console, report.get("timeline"))
+
+
+def fields(console: Console, report: Mapping[str, Any]) -> None:
+    """Show what has no place of its own."""
+    for name, value in report.items():
+        elsewhere = name in ("id", *_HEADING, *_SECTIONS)
+        if not elsewhere and value not in (None, "", [], {}):
+            _say(console, str(name), _shown(value))
+
+
+def _print_heading(console: Console, text: str) -> None:
+    text = escaped(text, console.encoding)
+    say(console, "", text, "bold red")
+
+
+def _print_letter(console: Console, letter: Letter) -> None:
+    _section(console, "Dead letter")
+    _say(console, "  reason", letter.reason)
+    if letter.attempts is not None:
+        _say(console, "  attempts", str(letter.attempts))
+    if letter.first_failed_at:
+        _say(console, "  first failed", _time(letter.first_failed_at))
+    if letter.parked_at:
+        _say(console, "  parked", f"{_time(letter.parked_at)}, {age(letter)} ago")
+    if letter.parked_by:
+        _say(console, "  parked by", letter.parked_by)
+    if letter.came_from:
+        _say(console, "  came from", f"queue {letter.came_from}")
+    _print_traceback(console, "Traceback of its last failure", letter.traceback)
+
+
+def _time(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _section(console: Console, title: str) -> None:
+    console.print()
+    console.print(Text(title, "bold"))
+
+
+def _say(console: Console, name: str, value: str) -> None:
+    say(console, value, f"{escaped(name, console.encoding)}: ", "cyan")
+
+
+def _shown(value: Any) -> str:
+    value = plain(value)
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _print_traceback(console: Console, title: str, text: Any) -> None:
+    if not isinstance(text, str) or not text.strip():
+        return
+    _section(console, title)
+    lines = [
+        escaped(line.rstrip("\r").expandtabs(), console.encoding)
+        for line in text.strip("\n").split("\n")
+    ]
+    text = "\n".join(lines)
+    if console.is_terminal and len(text) <= COLOURED:
+        theme = ANSISyntaxTheme(ANSI_DARK)  # the terminal's own colours
+        console.print(Syntax(text, "pytb", theme=theme, word_wrap=True))
+    else:
+        console.print(Text(text), soft_wrap=True)
+
+
+def _print_variables(console: Console, variables: Any) -> None:
+    """Show request variables: a dict, or pairs as oops_datedir_repo had them once."""
+    pairs = variables.items() if isinstance(variables, Mapping) else variables
+    shown = [pair for pair in _rows(pairs) if len(pair) == 2]
+    if shown:
+        _section(console, "Request variables")
+    for name, value in shown:
+        _say(console, f"  {_shown(name)}", _shown(value))
+
+
+def _print_timeline(console: Console, timeline: Any) -> None:
+    """Show who did what when: (start, stop, category, detail, ...), in ms."""
+    rows = [row for row in _rows(timeline) if len(row) >= 2 and _span(row)]
+    if not rows:
+        return
+    begin = min(float(row[0]) for row in rows)
+    length = max(*(float(row[1]) for row in rows), begin) - begin
+    _section(console, "Timeline")
+    for row in rows:
+        start, stop = float(row[0]), float(row[1])
+        bar = _bar(start - begin, max(stop - start, 0), length, console.encoding)
+        words = " ".join(_shown(one) for one in row[2:4])
+        text = f" {max(stop - start, 0):6g} ms at {start:g}: {words}"
+        say(console, text, f"  {bar}", "green")
+
+
+def _rows(value: Any) -> list[Any]:
+    try:
+        return [row for row in value or () if isinstance(row, (list, tuple))]
+    except TypeError:  # strangers may write anything into a report
+        return []
+
+
+def _span(row: Iterable[Any]) -> bool:
+    start, stop, *_ = row
+    return all(
+        isinstance(one, (int, float))
+        and not isinstance(one, bool)
+        and math.isfinite(one)
+        for one in (start, stop)
+    )
+
+
+def _bar(start: float, duration: float, length: float, encoding: str) -> str:
+    """Return a bar that stands where in the whole something was, and how long."""
+    full = "█" if escaped("█", encoding) == "█" else "#"
+    if length <= 0:
+        return full.ljust(BAR)
+    first = min(int(start / length * BAR), BAR - 1)
+    columns = max(round(duration / length * BAR), 1)
+    return (" " * first + full * columns)[:BAR].ljust(BAR)

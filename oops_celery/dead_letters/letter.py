@@ -1,0 +1,242 @@
+"""A parked message, read: what lies in a queue of dead letters, whatever it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from hashlib import blake2b
+from typing import Any
+from urllib.parse import unquote
+
+import amqp
+
+from oops_celery import wire
+from oops_celery.dead_letters import park
+from oops_celery.transport import messages
+from oops_celery.wire.task import FIRST_FAILED_AT, TASK_NAME, body_of
+
+#: Characters of the id that is made for a message without one.
+SHORT_HASH = 12
+
+#: Properties and headers by which a message without a report in it may be named.
+_ID_PROPERTIES = ("message_id", "correlation_id")
+_ID_HEADERS = ("id", "message_id", "correlation_id")
+
+#: The headers that arriving and parking add.
+OUR_HEADERS = (
+    park.REASON,
+    park.ATTEMPTS,
+    park.TRACEBACK,
+    park.QUEUE,
+    FIRST_FAILED_AT,
+    park.PARKED_AT,
+    park.PARKED_BY,
+    messages.UNREADABLE,
+)
+
+
+@dataclass(frozen=True)
+class Letter:
+    """What is known of a message in a queue, beside its body.
+
+    Attributes:
+        id: The report's id; else that of the message; else a hash of its body, so that
+            each message can be named.
+        key: Tells this message from any other, one with the same id too.
+        is_report: Whether the body is one BSON document.
+        type: The exception's type, or what else the message says that it is.
+        time: The report's own time, in UTC, or None.
+        reason: Why it is dead; empty where nobody says.
+        attempts: How often it was tried; None where nobody says.
+        came_from: The queue that it was in before; None where nobody says.
+        first_failed_at: When it failed for the first time, in UTC, or None.
+        parked_at: When it was parked, in UTC, or None.
+        parked_by: The host and the process that parked it.
+        traceback: That of the last failure, not that of the report.
+        size: Bytes of the body.
+    """
+
+    id: str
+    key: bytes
+    is_report: bool
+    type: str
+    time: datetime | None
+    reason: str
+    attempts: int | None
+    came_from: str | None
+    first_failed_at: datetime | None
+    parked_at: datetime | None
+    parked_by: str
+    traceback: str
+    size: int
+
+
+def read(message: amqp.Message, queue: str) -> Letter:
+    """Read a message that lies in `queue`. Whatever it holds, this does not fail."""
+    headers: Mapping[str, Any] = message.headers or {}
+    body = body_of(message)
+    try:
+        known, time = wire.peek(body, ("id", "type")), wire.peek_time(body, "time")
+        is_report = True
+    except wire.Undecodable:
+        known, time, is_report = {}, None, False
+    death = _last_death(headers)
+    died = _text(death.get("reason"))
+    return Letter(
+        id=known.get("id") or _message_id(message, headers) or _hash_id(body),
+        key=_key(body, message.properties or {}, headers),
+        is_report=is_report,
+        type=known.get("type") or ("" if is_report else _text(headers.get("task"))),
+        time=time,
+        reason=_text(headers.get(park.REASON))
+        or (died and f"dead-lettered by RabbitMQ: {died}"),
+        attempts=_number(headers.get(park.ATTEMPTS)),
+        came_from=_text(headers.get(park.QUEUE)) or _other(death, queue),
+        first_failed_at=_time(headers.get(FIRST_FAILED_AT)),
+        parked_at=_time(headers.get(park.PARKED_AT)) or _time(death.get("time")),
+        parked_by=_text(headers.get(park.PARKED_BY)),
+        traceback=_text(headers.get(park.TRACEBACK)),
+        size=len(body),
+    )
+
+
+def sent_again(message: amqp.Message) -> dict[str, Any]:
+    """Return the headers and properties with which a parked message starts anew.
+
+    Its own, without those of parking; a report has all its retries again.
+    """
+    options = park.sent_again(message.headers, message.properties)
+    headers = {
+        name: value
+        for name, value in options["headers"].items()
+        if name not in OUR_HEADERS
+    }
+    if headers.get("task") == TASK_NAME and "retries" in headers:
+        headers["retries"] = 0
+    return {**options, "headers": headers}
+
+
+class NoMatch(LookupError):
+    """An id, or a part of one, that names nothing, or more than one thing.
+
+    Attributes:
+        part: What was asked for.
+        candidates: The ids that it may mean; empty when there are none.
+    """
+
+    def __init__(self, part: str, candidates: Iterable[str] = ()) -> None:
+        self.part = part
+        self.candidates = sorted(candidates)
+        many = len(self.candidates)
+        super().__init__(f"{many} ids have it" if many else "there is no such id")
+
+
+#: A whole id anywhere in a text, and one without its beginning.
+_WHOLE_IDS = (
+    re.compile(r"OOPS-[0-9a-f]{32}(?![0-9a-z])", re.IGNORECASE),
+    re.compile(r"(?<![0-9a-z])[0-9a-f]{32}(?![0-9a-z])", re.IGNORECASE),
+)
+
+
+def pasted(text: str) -> str:
+    """Return the id, or the part of one, in what somebody has pasted.
+
+    That may be a sentence or a URL with a whole id in it, or a part of an id with
+    spaces, quotes, brackets or a full stop around it, or at the end of a URL's path.
+    Letters are small in it, as they are compared so. It is empty if there is no id.
+    """
+    for whole in _WHOLE_IDS:
+        if found := whole.findall(text):
+            return str(found[-1]).lower()
+    text = _bare(text)
+    if "/" in text:
+        path = re.split("[?#]", text)[0].rstrip("/")
+        text = _bare(unquote(path.rpartition("/")[2]))
+    return text.lower()
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"^\W+|\W+$", "", text)
+
+
+def has(one: str, part: str) -> bool:
+    """Tell whether an id has a part, as it stands there or as it may be pasted."""
+    found = pasted(part)
+    return (bool(part) and part in one) or (bool(found) and found in one.lower())
+
+
+def resolve(part: str, ids: Iterable[str]) -> str:
+    """Return the one id that `part` is, or is a part of; see `pasted`.
+
+    Raises:
+        NoMatch: There is none, or more than one.
+    """
+    matching = {one for one in ids if has(one, part)}
+    if part in matching:
+        return part
+    found = pasted(part)
+    whole = {one for one in matching if one.lower() == found}
+    for meant in (whole, matching):
+        if len(meant) == 1:
+            return meant.pop()
+    raise NoMatch(part, matching)
+
+
+def _message_id(message: amqp.Message, headers: Mapping[str, Any]) -> str:
+    had = message.properties or {}
+    found = [_text(headers.get(name)) for name in _ID_HEADERS]
+    found += [_text(had.get(name)) for name in _ID_PROPERTIES]
+    return next(filter(None, found), "")
+
+
+def _hash_id(body: bytes) -> str:
+    return f"body-{blake2b(body).hexdigest()[:SHORT_HASH]}"
+
+
+def _key(
+    body: bytes, properties: Mapping[str, Any], headers: Mapping[str, Any]
+) -> bytes:
+    parked = [headers.get(name) for name in (*OUR_HEADERS, "id", "x-death")]
+    names = [properties.get(name) for name in (*_ID_PROPERTIES, "timestamp")]
+    digest = blake2b(body, digest_size=16)
+    digest.update(repr((parked, names)).encode("utf-8", "backslashreplace"))
+    return digest.digest()
+
+
+def _last_death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the newest of the entries that RabbitMQ has written into ``x-death``."""
+    deaths = headers.get("x-death")
+    if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping):
+        return deaths[0]
+    return {}
+
+
+def _other(death: Mapping[str, Any], queue: str) -> str | None:
+    name = _text(death.get("queue"))
+    return name if name and name != queue else None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _time(value: Any) -> datetime | None:
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = datetime.fromisoformat(value)
+    if not isinstance(value, datetime):
+        return None
+    if value.tzinfo is None:  # py-amqp's times are UTC
+        return value.replace(tzinfo=timezone.utc)
+    with suppress(OverflowError):
+        return value.astimezone(timezone.utc)
+    return None

@@ -1,0 +1,264 @@
+"""Taking parked messages out of their queue: back to work, into files, or away."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import amqp
+
+from oops_celery import wire
+from oops_celery.dead_letters import letter as letters
+from oops_celery.dead_letters import park
+from oops_celery.dead_letters.hold import BrokerError, Hold
+from oops_celery.dead_letters.letter import Letter
+from oops_celery.dead_letters.queues import TIMEOUT, Broker
+from oops_celery.repository import folder
+from oops_celery.transport.link import Refused, SendError, Unavailable
+from oops_celery.transport.sender import Sender
+from oops_celery.transport.troubles import in_a_line
+from oops_celery.wire.task import body_of
+
+if TYPE_CHECKING:
+    from oops_celery.celery import App
+
+#: Messages of one transaction, and the bytes at which it has enough.
+BATCH = 20
+BATCH_BYTES = 4 * 1024 * 1024
+
+
+class ExportError(Exception):
+    """A report cannot be written to the folder. Says why, in a line."""
+
+
+class Outcome(NamedTuple):
+    """What became of a message: why it was not done; done where that is empty."""
+
+    id: str
+    why: str = ""
+
+
+class Replay:
+    """Put parked messages back into the queues that they came from.
+
+    A message is moved in an AMQP transaction: RabbitMQ takes it out of the dead queue
+    and puts it elsewhere when it has been told all of it, or does nothing. So a program
+    that is killed leaves each message in one place.
+
+    A transaction says nothing of a queue that is full, and the message would be lost.
+    So it moves the message to the retry queue with the shortest TTL, which has no
+    limit, and where it expires at once: RabbitMQ itself then moves it on, and waits
+    while the queue is full (quorum queues, dead-lettering at least once). Behind
+    reports that wait for their next try it is there when theirs is due.
+
+    Where the topology has no such retry queue, a message is published, and removed when
+    the broker has confirmed it: a program that is killed in between leaves one message
+    in both places. None is lost either way.
+
+    Args:
+        app: Knows the broker and the topology.
+        broker: A connection to it.
+        queue: The dead queue.
+    """
+
+    def __init__(self, app: App, broker: Broker, queue: str) -> None:
+        self._app = app
+        self._broker = broker
+        self._queue = queue
+        self._sender = Sender(app.connection_for_write, TIMEOUT)
+        self._transits: dict[str, str | None] = {}
+        self._batch: list[tuple[Letter, amqp.Message, str]] = []
+        self._bytes = 0
+        self._returned: set[str] = set()
+
+    def run(self, wanted: Iterable[bytes]) -> Iterator[Outcome]:
+        """Replay messages; yield the outcome of each when it is certain.
+
+        Args:
+            wanted: The keys of the letters.
+
+        Raises:
+            BrokerError: The broker is in trouble. Nothing is lost.
+        """
+        try:
+            with self._broker.held(self._queue) as (channel, hold):
+                channel.tx_select()
+                channel.events["basic_return"].add(self._on_return)
+                for letter, message in _taken(hold, self._queue, wanted):
+                    target = letter.came_from or self._app.oops.queue
+                    transit = self._transit(target)
+                    if transit is None:
+                        yield self._send(channel, hold, letter, message, target)
+                        continue
+                    self._add(channel, hold, letter, message, transit)
+                    if len(self._batch) >= BATCH or self._bytes >= BATCH_BYTES:
+                        yield from self._commit(channel)
+                yield from self._commit(channel)
+                hold.end()
+                channel.tx_commit()  # of what was replaced by a copy
+        finally:
+            self._sender.close()
+
+    def _transit(self, target: str) -> str | None:
+        """Return the queue by which a message gets to `target`, where there is one."""
+        if target not in self._transits:
+            self._transits[target] = self._find_transit(target)
+        return self._transits[target]
+
+    def _find_transit(self, target: str) -> str | None:
+        for queue in self._app.topology.retry_queues(target):
+            name = str(queue.name)
+            arguments = queue.queue_arguments
+            limits = {"x-max-length", "x-max-length-bytes"}
+            if (
+                arguments.get("x-dead-letter-strategy") == "at-least-once"
+                and not limits & arguments.keys()
+                and self._broker.has(name)
+                and self._broker.has(target)
+            ):
+                return name
+        return None
+
+    def _add(
+        self,
+        channel: amqp.Channel,
+        hold: Hold,
+        letter: Letter,
+        message: amqp.Message,
+        transit: str,
+    ) -> None:
+        options = letters.sent_again(message)
+        again = amqp.Message(
+            body_of(message),
+            application_headers=options.pop("headers"),
+            expiration="0",
+            **options,
+        )
+        channel.basic_publish(again, "", transit, mandatory=True)
+        hold.ack(message)
+        self._batch.append((letter, message, transit))
+        self._bytes += letter.size
+
+    def _commit(self, channel: amqp.Channel) -> Iterator[Outcome]:
+        if not self._batch:
+            return
+        channel.tx_commit()
+        done, self._batch, self._bytes = self._batch, [], 0
+        for letter, message, transit in done:
+            if transit in self._returned:
+                self._put_back(message)
+                why = f"queue {transit!r} has gone; it is in {self._queue!r} again"
+                yield Outcome(letter.id, why)
+            else:
+                yield Outcome(letter.id)
+        self._returned.clear()
+
+    def _on_return(self, _: Any, __: str, routing_key: str, ___: amqp.Message) -> None:
+        # Said before the answer to the commit: the queue has gone since it was found.
+        self._returned.add(routing_key)
+        self._transits.clear()
+
+    def _put_back(self, message: amqp.Message) -> None:
+        options = park.sent_again(message.headers, message.properties)
+        body = body_of(message)
+        try:
+            self._sender.send(body, exchange="", routing_key=self._queue, **options)
+        except SendError as error:
+            raise BrokerError(f"{self._broker.name}: {error}") from error
+
+    def _send(
+        self,
+        channel: amqp.Channel,
+        hold: Hold,
+        letter: Letter,
+        message: amqp.Message,
+        target: str,
+    ) -> Outcome:
+        body = body_of(message)
+        options = letters.sent_again(message)
+        try:
+            self._sender.send(body, exchange="", routing_key=target, **options)
+        except Refused as error:
+            return Outcome(letter.id, f"queue {target!r}: {error}")
+        except Unavailable as error:
+            why = in_a_line(error, TIMEOUT)
+            raise BrokerError(f"{self._broker.name}: {why}") from error
+        hold.ack(message)
+        channel.tx_commit()
+        return Outcome(letter.id)
+
+
+def discard(broker: Broker, queue: str, wanted: Iterable[bytes]) -> Iterator[Outcome]:
+    """Remove messages from a queue for good.
+
+    Raises:
+        BrokerError: The broker is in trouble. What was not removed is still there.
+    """
+    with broker.held(queue) as (_, hold):
+        for letter, message in _taken(hold, queue, wanted):
+            hold.ack(message)
+            yield Outcome(letter.id)
+
+
+def export(
+    broker: Broker, queue: str, wanted: Iterable[bytes], to: str, remove: bool
+) -> Iterator[Outcome]:
+    """Write parked reports to a folder: see `oops_celery.repository.folder`.
+
+    A report's file has the name, and is in the folder of the day, that it always has:
+    so one that is exported again, after an interruption, is the same file. A message
+    that is no report stays where it is.
+
+    Args:
+        broker: A connection.
+        queue: The dead queue.
+        wanted: The keys of the letters.
+        to: The folder; it is made when it is needed.
+        remove: Whether to take a report out of the queue when its file is on the disk.
+
+    Raises:
+        BrokerError: The broker is in trouble.
+        ExportError: A file cannot be written.
+    """
+    with broker.held(queue) as (_, hold):
+        for letter, message in _taken(hold, queue, wanted):
+            if not letter.is_report:
+                yield Outcome(letter.id, "no report; it stays in the queue")
+                continue
+            try:
+                _write(letter, message, to)
+            except wire.Undecodable as error:
+                yield Outcome(letter.id, f"{error}; it stays in the queue")
+                continue
+            if remove:
+                hold.ack(message)
+            yield Outcome(letter.id)
+
+
+def _write(letter: Letter, message: amqp.Message, to: str) -> None:
+    body = body_of(message)
+    report = folder.as_it_came(wire.decode(body), body)
+    day = letter.parked_at or wire.peek_time(body, "time")
+    try:
+        folder.write(os.path.abspath(to), report, day)
+    except OSError as error:
+        raise ExportError(f"{to}: {error.strerror or error}") from error
+
+
+def _taken(
+    hold: Hold, queue: str, wanted: Iterable[bytes]
+) -> Iterator[tuple[Letter, amqp.Message]]:
+    """Yield the messages that are wanted, one by one; the others stay held."""
+    left = Counter(wanted)
+    number = left.total()
+    for message in hold:
+        letter = letters.read(message, queue)
+        if left[letter.key] <= 0:
+            continue
+        left[letter.key] -= 1
+        number -= 1
+        yield letter, message
+        if not number:
+            return

@@ -1,0 +1,270 @@
+"""Finding a report by its id: in the repository, and in the broker's queues."""
+
+from __future__ import annotations
+
+import bz2
+import io
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import amqp
+
+from oops_celery import wire
+from oops_celery.dead_letters import letter as letters
+from oops_celery.dead_letters.hold import BrokerError
+from oops_celery.dead_letters.letter import Letter
+from oops_celery.dead_letters.queues import Broker
+from oops_celery.wire.task import body_of
+
+if TYPE_CHECKING:
+    from oops_celery.celery import App
+
+#: The folders of a repository: see `oops_celery.repository.folder`.
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
+
+#: A whole id, as `oops_celery.Publisher` makes them; in small letters.
+_WHOLE_ID = re.compile(r"oops-[0-9a-f]{32}")
+
+#: Messages between two words about how a long search is going.
+NEWS_EVERY = 100
+
+
+@dataclass(frozen=True)
+class Found:
+    """A report, or what lies in its place, and where it is.
+
+    Attributes:
+        id: The report's id.
+        type: The exception's type, or what else it is.
+        time: The report's time, or that of its parking.
+        body: The report, as BSON; or whatever else the message holds.
+        path: Its file, where it is in the repository.
+        queue: Its queue, where it is at the broker.
+        letter: What is known of the message.
+        headers: The message's headers.
+    """
+
+    id: str
+    type: str
+    time: datetime | None
+    body: bytes
+    path: str | None = None
+    queue: str | None = None
+    letter: Letter | None = None
+    headers: Any = None
+
+    @property
+    def is_report(self) -> bool:
+        """Whether the body is one BSON document."""
+        return self.letter is None or self.letter.is_report
+
+    def report(self) -> dict[str, Any]:
+        """Return the report.
+
+        Raises:
+            wire.Undecodable: It is none.
+        """
+        return wire.decode(self.body)
+
+
+def in_repository(
+    folder: str, part: str, news: Callable[[str], None] = lambda _: None
+) -> Iterator[Found]:
+    """Find reports in a repository, newest day first.
+
+    A file need not be named by the report's id (oops-datedir-repo's are not): what a
+    file holds is searched for the bytes, and only if they are there, its id is read.
+
+    Args:
+        folder: The repository; it may be missing.
+        part: A part of the id, or the start of the file's name.
+        news: Told how far the search is.
+    """
+    wanted = letters.pasted(part).encode("utf-8", "surrogateescape")
+    with suppress(OSError):
+        for day in sorted(filter(_DAY.fullmatch, os.listdir(folder)), reverse=True):
+            news(day)
+            for path in _files(os.path.join(folder, day)):
+                with suppress(OSError):
+                    yield from _in_file(path, part, wanted)
+
+
+def _files(folder: str) -> Iterator[str]:
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.endswith(".tmp"):  # one that is being written
+                yield entry.path
+
+
+def _in_file(path: str, part: str, wanted: bytes) -> Iterator[Found]:
+    # Not `open`: the time goes into many small files.
+    # O_NONBLOCK: a named pipe has no report, and may have no writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        body = os.read(descriptor, os.fstat(descriptor).st_size + 1)
+    finally:
+        os.close(descriptor)
+    if body.startswith(b"BZh"):
+        with suppress(OSError, ValueError):
+            body = bz2.decompress(body)
+    name = os.path.basename(path)
+    named = name.lower().startswith(wanted.decode("utf-8", "surrogateescape"))
+    if not named and wanted not in body.lower():
+        return
+    with suppress(wire.Undecodable):
+        body = _as_bson(body)
+        known = wire.peek(body, ("id", "type"))
+        own = known.get("id") or name
+        if named or letters.has(own, part):
+            time = wire.peek_time(body, "time")
+            yield Found(own, known.get("type", ""), time, body, path=path)
+
+
+def _as_bson(content: bytes) -> bytes:
+    """Return a file's report as BSON: old files have RFC 822 headers instead.
+
+    Raises:
+        wire.Undecodable: It is neither.
+    """
+    try:
+        wire.peek(content, ())
+    except wire.Undecodable:
+        with suppress(Exception):  # not installed, or no such file
+            from oops_datedir_repo import serializer_rfc822
+
+            report = serializer_rfc822.read(io.BytesIO(content))
+            if report.get("id"):
+                return wire.encode(report, inherit_id=True).body
+        raise
+    return content
+
+
+class Search:
+    """A search for a report that was kept, or given up.
+
+    It is looked for in the repository and in the dead queue. What waits in the main
+    queue and in the retry queues is counted, and left alone: to look at a message is a
+    delivery, and after so many RabbitMQ gives it up.
+
+    Args:
+        app: Knows the repository, the topology and the broker.
+        part: The id, or a part of it.
+        news: Told how far the search is.
+
+    Attributes:
+        found: What was found so far.
+        looked_at: The places that were searched.
+        waiting: How many messages wait in each queue that is left alone.
+        not_looked_at: Why others could not be.
+    """
+
+    def __init__(
+        self, app: App, part: str, news: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._app = app
+        self._part = part
+        self._news = news
+        self.found: list[Found] = []
+        self.looked_at: list[str] = []
+        self.waiting: dict[str, int] = {}
+        self.not_looked_at: list[str] = []
+
+    def run(self) -> Search:
+        """Search; return itself."""
+        self._repository()
+        try:
+            with Broker(self._app, self._news) as broker:
+                self._queues(broker)
+        except BrokerError as error:
+            self.not_looked_at.append(f"the queues could not be looked at: {error}")
+        return self
+
+    @property
+    def by_id(self) -> dict[str, list[Found]]:
+        """What was found, put together by id."""
+        together: dict[str, list[Found]] = {}
+        for found in self.found:
+            together.setdefault(found.id, []).append(found)
+        return together
+
+    def _repository(self) -> None:
+        folder = os.path.abspath(self._app.oops.repository)
+        there = os.path.isdir(folder)
+        self.looked_at.append(f"repository {folder}{'' if there else ' (not there)'}")
+        for found in in_repository(folder, self._part, self._news):
+            _add(self.found, found, self._part)
+            whole = letters.pasted(self._part)
+            if found.id.lower() == whole and _WHOLE_ID.fullmatch(whole):
+                return
+
+    def _queues(self, broker: Broker) -> None:
+        main = self._app.oops.queue
+        topology = self._app.topology
+        for queue in topology.dead_letter_queues(main):
+            with self._said(broker, queue.name):
+                messages = broker.browse(queue.name)
+                for found in in_messages(messages, queue.name, self._part, self._news):
+                    _add(self.found, found, self._part)
+                self.looked_at.append(f"queue {queue.name}")
+        for name in (main, *(queue.name for queue in topology.retry_queues(main))):
+            with self._said(broker, name):
+                self.waiting[name] = broker.ready(name)
+
+    @contextmanager
+    def _said(self, broker: Broker, queue: str) -> Iterator[None]:
+        """Go on after trouble with one queue."""
+        try:
+            yield
+        except BrokerError as error:
+            if not broker.usable:
+                raise
+            self.not_looked_at.append(f"queue {queue!r}: {error}")
+
+
+def in_messages(
+    messages: Iterator[amqp.Message],
+    queue: str,
+    part: str,
+    news: Callable[[str], None] = lambda _: None,
+) -> list[Found]:
+    """Find messages of a queue by a part of their id.
+
+    Returns:
+        Those that have it; see `_add`.
+    """
+    found: list[Found] = []
+    for number, message in enumerate(messages, 1):
+        if number % NEWS_EVERY == 1:
+            news(f"queue {queue}, message {number}")
+        letter = letters.read(message, queue)
+        if letters.has(letter.id, part):
+            one = Found(
+                letter.id,
+                letter.type,
+                letter.time or letter.parked_at,
+                body_of(message),
+                queue=queue,
+                letter=letter,
+                headers=message.headers,
+            )
+            _add(found, one, part)
+    return found
+
+
+def _add(found: list[Found], one: Found, part: str) -> None:
+    """Add what was found; of several ids, only the one that is `part` has its bodies.
+
+    The others are not to be shown, and all bodies may be more than memory holds.
+    """
+    whole = letters.pasted(part)
+    if found and found[0].id != one.id:
+        if found[0].body and found[0].id != part and found[0].id.lower() != whole:
+            found[:] = [replace(each, body=b"") for each in found]
+        if one.id != part and one.id.lower() != whole:
+            one = replace(one, body=b"")
+    found.append(one)

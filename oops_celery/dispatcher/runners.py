@@ -1,0 +1,347 @@
+"""Messages at work in the worker's own process: in threads, or in its event loop.
+
+A class whose ``consume`` is a coroutine runs in the one event loop, ``consumer_count``
+of its instances at once; any other in as many threads, an instance in each. So a busy
+entry costs no processes. What becomes of a message is told to Celery in the main loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import kombu
+from celery import signals
+from celery.worker.state import revoked
+
+from oops_celery.dispatcher.instances import Kind, Outcome, Place, now
+from oops_celery.dispatcher.loop import LOOP
+from oops_celery.dispatcher.message import Message
+from oops_celery.dispatcher.proxy import Answer
+from oops_celery.wire.task import ORIGINAL
+
+if TYPE_CHECKING:
+    from oops_celery.receiving.request import Request
+
+logger = logging.getLogger("amqp-dispatcher")
+
+
+class Told:
+    """What threads have to tell the main loop of the worker, in their order.
+
+    Where there is no such loop (in green pools), it is done at once.
+
+    Args:
+        hub: kombu's event loop; None if there is none.
+        together: Within it, messages are acknowledged with few frames.
+    """
+
+    def __init__(
+        self, hub: Any, together: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self._together = together
+        self._calls: deque[tuple[Callable[[], Any], Request | None]] = deque()
+        self._has_hub = hub is not None
+        self._alone = threading.RLock()
+        self._woken = False
+        if self._has_hub:
+            self._reader, self._writer = os.pipe()
+            os.set_blocking(self._reader, False)
+
+    def listen(self, hub: Any) -> None:
+        """Have the loop do what is told; again after each loss of the connection."""
+        if self._has_hub:
+            hub.add_reader(self._reader, self._wake)
+
+    def tell(self, call: Callable[[], Any], taken: Request | None = None) -> None:
+        """Have something done in the main loop, soon.
+
+        Args:
+            call: What is done.
+            taken: Its message is acknowledged first: the next one comes meanwhile.
+        """
+        self._calls.append((call, taken))
+        if not self._has_hub:
+            self.do()
+        elif not self._woken:
+            self._woken = True
+            os.write(self._writer, b"\0")
+
+    def _wake(self) -> None:
+        os.read(self._reader, 4096)
+        self._woken = False
+        self.do()
+
+    def do(self) -> None:
+        """Do what was told."""
+        with self._alone:
+            calls = [self._calls.popleft() for _ in range(len(self._calls))]
+            try:
+                with self._together():
+                    for _, request in calls:
+                        if request is not None:
+                            request.acknowledge()
+            finally:
+                for call, _ in calls:
+                    try:
+                        call()
+                    except Exception:
+                        logger.exception("the end of a message is not told")
+
+
+class Runner:
+    """Where the messages of an entry are consumed."""
+
+    #: Whether that is the worker's own process.
+    in_process = True
+
+    def put(self, request: Request) -> None:
+        """Have a message consumed, when its turn comes."""
+        raise NotImplementedError
+
+    def ended(self, message: kombu.Message) -> None:
+        """Hear that a message has its answer."""
+
+    def drop(self) -> None:
+        """Begin nothing of what was put."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Have every instance shut down once it has ended what it is at."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether all of them are shut down."""
+        return True
+
+
+class Pool(Runner):
+    """Celery's pool, of which an entry gets some places.
+
+    Args:
+        count: How many at once.
+        begin: Hands a message to the pool.
+    """
+
+    in_process = False
+
+    def __init__(self, count: int, begin: Callable[[Request], None]) -> None:
+        self._count = count
+        self._begin = begin
+        self._waiting: deque[Request] = deque()
+        self._at_work: set[int] = set()
+        self._beginning = False
+        self._lock = threading.RLock()
+
+    def put(self, request: Request) -> None:
+        """Hand a message to the pool when there is a place."""
+        with self._lock:
+            self._waiting.append(request)
+        self._advance()
+
+    def ended(self, message: kombu.Message) -> None:
+        """Begin the next one."""
+        with self._lock:
+            self._at_work.discard(id(message))
+        self._advance()
+
+    def drop(self) -> None:
+        """Begin nothing of what waits."""
+        with self._lock:
+            self._waiting.clear()
+
+    def _advance(self) -> None:
+        with self._lock:
+            if self._beginning:  # the solo pool runs a task in place
+                return
+            self._beginning = True
+            try:
+                while self._waiting and len(self._at_work) < self._count:
+                    request = self._waiting.popleft()
+                    self._at_work.add(id(request.message))
+                    self._begin(request)
+            finally:
+                self._beginning = False
+
+
+class Inside(Runner):
+    """The worker's own process.
+
+    Args:
+        count: How many at once.
+        kind: The class.
+        publish: Sends what consumers publish.
+        told: Where it is told what becomes of them.
+    """
+
+    def __init__(
+        self, count: int, kind: Kind, publish: Callable[..., None], told: Told
+    ) -> None:
+        self.count = count
+        self.kind = kind
+        self._publish = publish
+        self._told = told
+
+    async def work(self, place: Place, request: Request) -> None:
+        """Consume a message, and tell what became of it."""
+        if request.id in revoked:
+            self._told.tell(request.revoked)
+            return
+        self._told.tell(partial(request.on_accepted, os.getpid(), time.monotonic()))
+        outcome = await self._consumed(place, request)
+        taken = request if outcome.answer is Answer.ACK else None
+        self._told.tell(partial(request.on_outcome, outcome), taken)
+        logger.info(
+            "Task %s[%s] %s in %.6fs: %s",
+            self.kind.name,
+            request.id,
+            "succeeded" if outcome.error is None else "failed",
+            outcome.seconds,
+            outcome.reason,
+        )
+
+    async def _consumed(self, place: Place, request: Request) -> Outcome:
+        """Consume a message, with Celery's signals before and after."""
+        message = message_of(request.args[0], request.request_dict)
+        about = {
+            "task_id": request.id,
+            "args": request.args,
+            "kwargs": request.kwargs,
+        }
+        sent = {"sender": request.task, "task": request.task, **about}
+        if signals.task_prerun.receivers:
+            signals.task_prerun.send(**sent)
+        outcome = await place.consume(message, self._publish)
+        error = outcome.error
+        if error is not None and signals.task_failure.receivers:
+            signals.task_failure.send(
+                sender=request.task,
+                exception=error,
+                traceback=error.__traceback__,
+                einfo=None,
+                **about,
+            )
+        if error is None and signals.task_success.receivers:
+            signals.task_success.send(sender=request.task, result=outcome.answer.value)
+        if signals.task_postrun.receivers:
+            state = "SUCCESS" if error is None else "FAILURE"
+            signals.task_postrun.send(**sent, retval=None, state=state)
+        return outcome
+
+
+def message_of(body: bytes, headers: Any) -> Message:
+    """Return a message as its consumer gets it."""
+    original = headers.get(ORIGINAL) or {}
+    return Message(
+        body,
+        original.get("delivery_info") or {},
+        original.get("properties") or {},
+    )
+
+
+class Threads(Inside):
+    """Runs them in threads, each with an instance of its own."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._requests: SimpleQueue[Request | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    def put(self, request: Request) -> None:
+        """Have a message consumed; the threads begin with the first one."""
+        if not self._threads:
+            for number in range(self.count):
+                name = f"{self.kind.name}-{number}"
+                # Nobody waits for one that never ends, when the worker does.
+                thread = threading.Thread(target=self._run, name=name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        self._requests.put(request)
+
+    def _run(self) -> None:
+        place = Place(self.kind)
+        while (request := self._requests.get()) is not None:
+            try:
+                now(self.work(place, request))
+            except BaseException:
+                logger.exception("%s is not told of", request.id)
+        now(place.close())
+
+    def drop(self) -> None:
+        """Begin nothing of what was put."""
+        try:
+            while True:
+                self._requests.get_nowait()
+        except Empty:
+            pass
+
+    def close(self) -> None:
+        """Have every thread end after what it is at."""
+        for _ in self._threads:
+            self._requests.put(None)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether all threads have ended."""
+        return not any(thread.is_alive() for thread in self._threads)
+
+
+class Tasks(Inside):
+    """Runs them in the event loop."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._requests: deque[Request] = deque()
+        self._idle = [Place(self.kind, in_loop=True) for _ in range(self.count)]
+        self._fed = False
+        self._closing = False
+        self._tasks: set[Any] = set()
+
+    def put(self, request: Request) -> None:
+        """Have a message consumed."""
+        self._requests.append(request)
+        if not self._fed:
+            self._fed = True
+            LOOP.call(self._feed)
+
+    def _feed(self) -> None:
+        self._fed = False
+        while self._idle and (self._requests or self._closing):
+            serving = asyncio.ensure_future(self._serve(self._idle.pop()))
+            self._tasks.add(serving)
+            serving.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, place: Place) -> None:
+        while self._requests:
+            await self.work(place, self._requests.popleft())
+            await asyncio.sleep(0)  # others have their turn
+        if self._closing:
+            await place.close()
+        else:
+            self._idle.append(place)
+
+    def drop(self) -> None:
+        """Begin nothing of what was put."""
+        self._requests.clear()
+
+    def close(self) -> None:
+        """Have every instance shut down after what it is at."""
+        self._closing = True
+        if self._tasks or any(place.has_instance for place in self._idle):
+            LOOP.call(self._feed)
+        else:  # nothing to shut down: the loop may not even have begun
+            self._idle.clear()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether all instances are shut down."""
+        return self._closing and not (self._idle or self._tasks)

@@ -1,0 +1,1 @@
+"""What operators look at: the doctor's checks, queue depths and metrics."""

@@ -1,0 +1,153 @@
+"""What a topology's queues hold, and who takes from them, without taking anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import amqp
+
+from oops_celery.topology.entities import Channel
+from oops_celery.topology.model import Topology
+
+#: Seconds between two looks at whether somebody still hides messages.
+POLL = 0.1
+
+#: Begins the name of the queue that says that somebody looks into another one.
+LOCK = "oops-celery.looking."
+
+
+def lock_of(queue: str) -> str:
+    """Return the name of the exclusive queue of the one who looks into a queue."""
+    name = LOCK + queue
+    if len(name.encode()) > 255:  # the longest name in AMQP
+        name = LOCK + blake2b(queue.encode()).hexdigest()
+    return name
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What RabbitMQ tells of a queue.
+
+    Attributes:
+        queue: Its name.
+        messages: Messages that wait; without those that a consumer is at work on.
+        consumers: Consumers that take from it.
+    """
+
+    queue: str
+    messages: int
+    consumers: int
+
+
+def depths(
+    open_channel: Callable[[], Channel], queues: Iterable[str]
+) -> Iterator[Depth]:
+    """Yield what is in each queue that there is.
+
+    Args:
+        open_channel: Opens a channel; called again after each queue that is missing.
+        queues: The queues' names.
+
+    Raises:
+        OSError, amqp.exceptions.ConnectionError: Whatever the connection raises.
+    """
+    channel = None
+    for queue in queues:
+        channel = channel or open_channel()
+        try:
+            found = channel.queue_declare(queue, passive=True)
+        except amqp.ChannelError:  # missing, or another connection's own
+            channel.close()
+            channel = None
+            continue
+        yield Depth(queue, found.message_count, found.consumer_count)
+    if channel is not None:
+        channel.close()
+
+
+class Hidden(Exception):
+    """Somebody is looking into a queue: what is being looked at cannot be counted."""
+
+
+def whole_depth(
+    open_channel: Callable[[], Channel], queue: str, patience: float
+) -> Depth | None:
+    """Return what is in a queue while nobody looks into it; None if it is missing.
+
+    RabbitMQ tells of the messages that are ready, not of those that somebody holds.
+
+    Args:
+        open_channel: Opens a channel.
+        queue: The queue's name.
+        patience: Seconds to wait for others, who hold messages for a moment.
+
+    Raises:
+        Hidden: They hold them for longer.
+        OSError, amqp.exceptions.ConnectionError: Whatever the connection raises.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        if not _looked_into(open_channel, queue):
+            found = next(depths(open_channel, [queue]), None)
+            if not _looked_into(open_channel, queue):
+                return found
+        if time.monotonic() > deadline:
+            raise Hidden(queue)
+        time.sleep(POLL)
+
+
+def _looked_into(open_channel: Callable[[], Channel], queue: str) -> bool:
+    channel = open_channel()
+    try:
+        channel.queue_declare(lock_of(queue), passive=True)
+    except amqp.ChannelError as error:
+        return isinstance(error, amqp.ResourceLocked)
+    finally:
+        channel.close()
+    return False
+
+
+def all_queues(topology: Topology, reports: str) -> list[str]:
+    """Return the names of all queues that are the topology's concern.
+
+    Args:
+        topology: Its queues, and those of its consumers.
+        reports: The queue that the worker takes reports from.
+    """
+    named = [queue.name for queue in topology.queues]
+    return list(dict.fromkeys([*named, *consumed_queues(topology, reports)]))
+
+
+def consumed_queues(topology: Topology, reports: str) -> list[str]:
+    """Return the names of the queues that somebody should take messages from."""
+    queues = [reports] if topology.queue(reports) else []
+    return list(dict.fromkeys([*queues, *(each.queue for each in topology.consumers)]))
+
+
+def dead_letter_queues(topology: Topology, reports: str) -> list[str]:
+    """Return the names of the queues where dead letters end, for a person to look at.
+
+    Those are the ones that dead letters are led to, unless somebody takes messages
+    from them, or they lead on, as a waiting room does.
+    """
+    exchanges: set[str] = set()
+    names: set[str] = set()
+    for queue in topology.queues:
+        target = topology.dead_letter_target(queue.name)
+        if target is not None:
+            exchange, key = target
+            (exchanges if exchange else names).add(exchange or key)
+    consumed = consumed_queues(topology, reports)
+    return [
+        queue.name
+        for queue in topology.queues
+        if queue.name not in consumed
+        and "x-message-ttl" not in (queue.queue_arguments or {})
+        and (
+            queue.name in names
+            or any(binding.exchange.name in exchanges for binding in queue.bindings)
+        )
+    ]

@@ -1,0 +1,1 @@
+"""In the application: publish reports, and turn failures into reports."""

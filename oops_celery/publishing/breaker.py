@@ -1,0 +1,119 @@
+"""Whether the broker is in trouble; then a publisher answers at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+
+from oops_celery.settings import SettingsError
+from oops_celery.transport import reentry
+from oops_celery.transport.link import Refused, SendError, Unavailable
+from oops_celery.transport.sender import Sender
+from oops_celery.transport.troubles import in_a_line
+
+#: Seconds after which a broker in trouble is asked again: at first, and at most.
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 5.0
+
+#: Seconds within which a failure costs an application nothing (connection refused).
+QUICK = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+class Breaker:
+    """A circuit breaker: while the broker is in trouble, nobody waits for it.
+
+    Args:
+        sender: Opens a connection to see whether the broker is back.
+    """
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self._good = True
+        #: Whether the last failure took no time: then a report may try it again.
+        self._quick = True
+        self._retry_at = 0.0
+        self._pause = FIRST_PAUSE
+        #: Why the last report was not taken, and what to do; else empty.
+        self.reason = ""
+        self._prober: threading.Thread | None = None
+        #: The process that the prober is a thread of: threads stay behind in a fork.
+        self._pid = 0
+
+    def may_try(self) -> bool:
+        """Return whether a report may try the broker now."""
+        if self._good:
+            return True
+        if not self._quick:
+            self._probe()  # the thread did not come along through a fork
+            return False
+        if time.monotonic() < self._retry_at:
+            return False
+        self._wait_longer()  # for the others: one is enough
+        return True
+
+    def worked(self) -> None:
+        """Record that the broker has taken a report."""
+        self._good = True
+        self._pause = FIRST_PAUSE
+        if self.reason:
+            self.reason = ""
+            logger.info("reports are published again")
+
+    def failed(self, error: SendError, seconds: float) -> None:
+        """Record that a report was not taken.
+
+        Args:
+            error: Why.
+            seconds: How long that took.
+        """
+        reason = _reason(error, self._sender)
+        new, self.reason = reason != self.reason, reason
+        if isinstance(error, Unavailable):
+            self._quick = seconds < QUICK
+            if self._good:
+                self._wait_longer()
+            self._good = False
+            if not self._quick:
+                self._probe()
+        if new:
+            logger.warning("reports are not published: %s", reason)
+
+    def _wait_longer(self) -> None:
+        self._retry_at = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _probe(self) -> None:
+        """See in a thread of its own when the broker is back."""
+        if self._pid != os.getpid():
+            self._pid, self._prober = os.getpid(), None
+        if self._prober is not None and self._prober.is_alive():
+            return
+        self._prober = reentry.thread(self._wait_for_broker, "oops_celery-probe")
+        try:
+            self._prober.start()
+        except RuntimeError:  # the interpreter is ending: no more threads
+            self._good = True
+
+    def _wait_for_broker(self) -> None:
+        while not self._good:
+            time.sleep(max(self._retry_at - time.monotonic(), 0))
+            self._wait_longer()
+            try:
+                link = self._sender.open()
+            except Unavailable:
+                continue
+            self._sender.put(link)
+            self._good = True
+
+
+def _reason(error: SendError, sender: Sender) -> str:
+    if isinstance(error, Refused):
+        return str(error)
+    try:
+        return in_a_line(error, sender.timeout)
+    except SettingsError:  # the timeout is one of them, and that is the error
+        return str(error)

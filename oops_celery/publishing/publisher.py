@@ -1,0 +1,313 @@
+"""Publisher: a report goes to the broker, and an id comes back when it is there."""
+
+from __future__ import annotations
+
+import encodings.idna  # noqa: F401 - resolving a host needs it; 4 ms of a first report
+import logging
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+from celery import Celery
+from celery.utils.nodenames import anon_nodename
+
+from oops_celery import wire
+from oops_celery.publishing.breaker import Breaker
+from oops_celery.settings import SettingsError
+from oops_celery.transport import reentry
+from oops_celery.transport.link import Link, SendError, Unavailable
+from oops_celery.transport.pipeline import send_many
+from oops_celery.transport.sender import Sender
+from oops_celery.wire.task import TASK_NAME, task_options
+
+logger = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Publish OOPS reports as Celery tasks; takes the place of `oops_amqp.Publisher`.
+
+    Call it with a report, or give it to an `oops.Config`::
+
+        config.publisher = oops_celery.Publisher()
+
+    It returns ``[id]`` when the broker has confirmed the report and has routed it to a
+    queue; else ``[]``, so that `oops.publish_with_fallback` goes on to the next one. It
+    never raises because of the broker, and never takes longer than ``timeout``. After a
+    failure it answers ``[]`` at once, and asks the broker again after a growing while:
+    itself where the broker said no at once, else in a thread of its own.
+
+    The settings are read when they are needed, as Celery's are: at the first report. If
+    they cannot be, that is logged, and the report is not published. What is logged
+    while a report is published is never published itself: a call from within is ``[]``.
+
+    Safe to call from many threads, after a fork, and under gevent and eventlet.
+
+    Args:
+        connection_factory: A Celery app (by default the one of oops_celery), or a
+            callable that returns an `amqp.Connection` or a `kombu.Connection`. With an
+            app, the topology is declared on each new connection, where the broker lets
+            us; with a callable nothing is declared, as in oops-amqp.
+        exchange_name: Exchange to publish to; by default the setting ``OOPS_EXCHANGE``.
+        routing_key: Routing key; by default the setting ``OOPS_ROUTING_KEY``.
+        inherit_id: Keep a true ``id`` that a report already has.
+        timeout: Seconds that one report may take.
+        max_size: Bytes of the largest report that is sent.
+        confirm: Whether to wait until the broker has the report. Without it ``[id]``
+            just means that the report was written to the network.
+
+    Attributes:
+        exchange_name, routing_key, timeout, max_size: As given; else the settings.
+    """
+
+    exchange_name: str
+    routing_key: str
+    timeout: float
+    max_size: int
+
+    def __init__(
+        self,
+        connection_factory: Celery | Callable[[], Any] | None = None,
+        exchange_name: str | None = None,
+        routing_key: str | None = None,
+        inherit_id: bool = False,
+        *,
+        timeout: float | None = None,
+        max_size: int | None = None,
+        confirm: bool = True,
+    ) -> None:
+        from oops_celery.celery import app
+
+        given = {
+            "exchange_name": exchange_name,
+            "routing_key": routing_key,
+            "timeout": timeout,
+            "max_size": max_size,
+        }
+        vars(self).update(
+            {name: value for name, value in given.items() if value is not None}
+        )
+        self.inherit_id = inherit_id
+        seconds = (lambda: app.oops.publish_timeout) if timeout is None else timeout
+        factory = app if connection_factory is None else connection_factory
+        if isinstance(factory, Celery):
+            self._app = factory
+            factory = factory.connection_for_write
+            self._sender = Sender(factory, seconds, confirm, _declare)
+        else:
+            self._app = app
+            self._sender = Sender(factory, seconds, confirm)
+        self._health = Breaker(self._sender)
+        weakref.finalize(self, _close, self._sender)  # at the program's end too
+
+    @property
+    def connection_factory(self) -> Callable[[], Any]:
+        """Returns the connections that are made from now on; may be set."""
+        return self._sender.connect
+
+    @connection_factory.setter
+    def connection_factory(self, factory: Callable[[], Any]) -> None:
+        self._sender.connect = factory
+
+    def __getattr__(self, name: str) -> Any:
+        """Read a setting that was not given when it is first needed.
+
+        Raises:
+            SettingsError: The settings cannot be used.
+        """
+        if name not in _SETTINGS:
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}"
+            )
+        from oops_celery.celery import app
+
+        value = getattr(app.oops, _SETTINGS[name])
+        setattr(self, name, value)
+        return value
+
+    def __repr__(self) -> str:
+        known = [
+            f"{words} {vars(self)[name]!r}"
+            for name, words in (
+                ("exchange_name", "exchange"),
+                ("routing_key", "routing key"),
+            )
+            if name in vars(self)  # the settings are not read for this
+        ]
+        return f"<{type(self).__name__} to {', '.join(known) or 'OOPS_EXCHANGE'}>"
+
+    def __call__(self, report: Mapping[str, Any]) -> list[str]:
+        """Publish a report. It is not changed.
+
+        Returns:
+            A list with the report's id; an empty one when nobody has taken it.
+        """
+        if reentry.inside():
+            return []
+        with reentry.publishing():
+            return self._publish(report)
+
+    def _publish(self, report: Mapping[str, Any]) -> list[str]:
+        if not self._health.may_try():
+            return []
+        encoded = wire.encode(report, self.inherit_id)
+        started = time.monotonic()
+        try:
+            options = self._options(encoded, report)
+            if options is None:
+                return []
+            self._sender.send(encoded.body, **options)
+        except SettingsError as error:  # perhaps read too early: asked again later
+            self._health.failed(Unavailable(str(error)), 0)
+            return []
+        except SendError as error:
+            self._health.failed(error, time.monotonic() - started)
+            return []
+        self._health.worked()
+        return [encoded.id]
+
+    def publish_many(self, reports: Iterable[Mapping[str, Any]]) -> Iterator[list[str]]:
+        """Publish reports with many confirms in flight: for bulk work, in one thread.
+
+        Args:
+            reports: Taken one by one, a window ahead of what is yielded.
+
+        Yields:
+            For each report, in order, what a call would return: the id when the broker
+            has it. Once the broker is lost for good, the rest is not tried.
+        """
+        reports = reentry.each_outside(reports)
+        return self.publish_encoded(
+            (wire.encode(report, self.inherit_id), report) for report in reports
+        )
+
+    def publish_encoded(
+        self, reports: Iterable[tuple[wire.Encoded, Mapping[str, Any]]]
+    ) -> Iterator[list[str]]:
+        """Do as `publish_many` with reports that are encoded already.
+
+        Args:
+            reports: Each as it is sent, and as it is, for the summary.
+        """
+        if reentry.inside():
+            return ([] for _ in reports)
+        return reentry.each_inside(self._publish_encoded(reports))
+
+    def _publish_encoded(
+        self, reports: Iterable[tuple[wire.Encoded, Mapping[str, Any]]]
+    ) -> Iterator[list[str]]:
+        ids: deque[str | None] = deque()
+
+        def messages() -> Iterator[tuple[bytes, dict[str, Any]]]:
+            for encoded, report in reports:
+                may = self._health.may_try()
+                options = None
+                try:
+                    options = self._options(encoded, report) if may else None
+                except SettingsError as error:
+                    self._health.failed(Unavailable(str(error)), 0)
+                ids.append(encoded.id if options else None)
+                if options:
+                    yield encoded.body, options
+
+        for error in send_many(self._sender, messages()):
+            while (report_id := ids.popleft()) is None:
+                yield []
+            if error is None:
+                self._health.worked()
+                yield [report_id]
+            else:
+                self._health.failed(error, 0)
+                yield []
+        yield from ([] for _ in ids)
+
+    def _options(
+        self, encoded: wire.Encoded, report: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """Return what goes with a report's body; None if that is too large."""
+        if len(encoded.body) > self.max_size:
+            logger.error(
+                "%s is not published: it has %d bytes, and %d are allowed (max_size)",
+                encoded.task_id,
+                len(encoded.body),
+                self.max_size,
+            )
+            return None
+        task_id = encoded.task_id
+        own = {"id": task_id, "root_id": task_id, "argsrepr": wire.summary(report)}
+        own["origin"] = anon_nodename()  # another one after a fork
+        return {
+            **self._template,
+            "headers": {**self._template["headers"], **own},
+            "correlation_id": task_id,
+            "exchange": self.exchange_name,
+            "routing_key": self.routing_key,
+        }
+
+    @cached_property
+    def _template(self) -> dict[str, Any]:
+        """What goes with each report, made by Celery once."""
+        return task_options(self._app, TASK_NAME, "", "")
+
+    @property
+    def trouble(self) -> str:
+        """Why the broker did not take the last report, and what to do; else empty."""
+        return self._health.reason
+
+    def close(self) -> None:
+        """Close the connections that are not in use; the next report opens one."""
+        _close(self._sender)
+
+
+#: What a publisher takes from the settings if it is not given, and its name there.
+_SETTINGS = {
+    "exchange_name": "exchange",
+    "routing_key": "routing_key",
+    "timeout": "publish_timeout",
+    "max_size": "max_size",
+}
+
+
+def _close(sender: Sender) -> None:
+    with reentry.publishing():
+        sender.close()
+
+
+def _declare(link: Link) -> None:
+    """Declare the topology where the broker lets us; publish in any case."""
+    from oops_celery.celery import app
+
+    try:
+        topology = app.topology
+    except ValueError as error:  # TopologyError: it need not be loaded to be named
+        _declared.say(str(error))
+        return
+    refusals: list[Any] = []
+    if link.raw is None or not topology.declare_at_once(link.channel):
+        refusals = topology.declare(link.connection.channel)
+    _declared.say("; ".join(map(str, refusals)))
+
+
+class _Changes:
+    """Logs a warning only when it differs from the last one."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def say(self, text: str) -> None:
+        new, self._last = text != self._last, text
+        if text and new:
+            logger.warning("%s", text)
+
+
+_declared = _Changes()
+
+
+def __getattr__(name: str) -> Any:
+    """Make the ready-made publisher when it is first used."""
+    if name != "publisher":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()["publisher"] = made = Publisher()
+    return made

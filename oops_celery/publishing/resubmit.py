@@ -1,0 +1,198 @@
+"""Reports of a fallback repository go to the broker, and their files go away."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from oops_celery import wire
+from oops_celery.publishing.publisher import Publisher
+from oops_celery.repository.folder import as_it_came
+
+#: The folders of a repository: see `oops_celery.repository.folder`.
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+
+
+class Outcome(NamedTuple):
+    """What became of a file.
+
+    Attributes:
+        path: The file.
+        id: The report's id; None where the file is still there.
+        reason: Why it is still there; empty where it is not.
+    """
+
+    path: Path
+    id: str | None
+    reason: str = ""
+
+
+def waiting(folder: Path) -> list[Path]:
+    """Return the files of a folder of reports that are whole, oldest day first.
+
+    A day that cannot be read stands for its files: `resubmit` says why.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    found: list[Path] = []
+    for day in sorted(name for name in os.listdir(folder) if _DATE.fullmatch(name)):
+        try:
+            names = sorted(os.listdir(folder / day))
+        except NotADirectoryError:
+            continue
+        except OSError:
+            found.append(folder / day)
+        else:
+            found += [folder / day / name for name in names if name[-4:] != ".tmp"]
+    return found
+
+
+def resubmit(files: list[Path], publisher: Publisher) -> Iterator[Outcome]:
+    """Publish the report of each file, and remove the file when the broker has it.
+
+    A file that this user may not remove is not sent: it would be sent by each call.
+    Interrupted at any moment, it loses nothing: what was not removed is sent by the
+    next call. What another process is at is left to it.
+
+    Args:
+        files: See `waiting`.
+        publisher: One that keeps the reports' ids (``inherit_id``).
+
+    Yields:
+        The outcome of each file, as it is known.
+    """
+    outcomes: deque[Outcome] = deque()
+    sent: deque[tuple[Path, int, int]] = deque()
+
+    def reports() -> Iterator[tuple[wire.Encoded, dict[str, Any]]]:
+        for path in files:
+            file = None
+            try:
+                file = _taken(path)
+                if file is None:
+                    continue
+                body = _content(path, file)
+                report = wire.decode(body)
+            except (OSError, wire.Undecodable) as error:
+                outcomes.append(Outcome(path, None, _reason(error)))
+                if file is not None:
+                    os.close(file)
+                continue
+            sent.append((path, file, len(body)))
+            yield as_it_came(report, body), report
+
+    try:
+        for ids in publisher.publish_encoded(reports()):
+            path, file, size = sent.popleft()
+            if ids:
+                reason = _remove(path)
+                outcomes.append(Outcome(path, None if reason else ids[0], reason))
+            else:
+                outcomes.append(Outcome(path, None, _refusal(publisher, size)))
+            os.close(file)
+            yield from _all_of(outcomes)
+    finally:
+        for _, file, _ in sent:
+            os.close(file)
+    yield from _all_of(outcomes)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _refusal(publisher: Publisher, size: int) -> str:
+    if size > publisher.max_size:
+        most = publisher.max_size
+        return f"it has {size} bytes, and {most} are allowed (OOPS_MAX_SIZE)"
+    return f"the broker has not taken it: {publisher.trouble or 'see the log'}"
+
+
+def _content(path: Path, file: int) -> bytes:
+    """Return what is in a file that may be removed.
+
+    Raises:
+        OSError: It cannot be read, or this user may not remove it.
+        wire.Undecodable: It is no report.
+    """
+    known = os.fstat(file)
+    if not stat.S_ISREG(known.st_mode):
+        raise wire.Undecodable("not a file")
+    _check_removable(path)
+    # A BSON document begins with its length: what has another one is not read further.
+    # A read has 2 GB at most, on Linux; so has a document.
+    length = os.pread(file, 4, 0)
+    if int.from_bytes(length, "little") != known.st_size:
+        raise wire.Undecodable(
+            "not a BSON document: it says another length than it has"
+        )
+    return os.pread(file, known.st_size, 0)
+
+
+def _check_removable(path: Path) -> None:
+    """Raise the `OSError` that removing a file would raise, and leave it there.
+
+    ``rmdir`` of a file: the system looks at the permissions, the sticky bit, attributes
+    and a read-only mount first, as for ``unlink``, and then at what it is.
+    """
+    try:
+        os.rmdir(path)
+    except NotADirectoryError:
+        return
+    except OSError as error:
+        why = f"it could not be removed: {_reason(error)}"
+        raise OSError(error.errno, why, str(path)) from None
+
+
+def _remove(path: Path) -> str:
+    """Remove a file that was sent; return why that failed, and empty it then.
+
+    So it is not sent again; the broker has its report.
+    """
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        emptied = ""
+        try:
+            os.truncate(path, 0)
+        except OSError:
+            emptied = ", nor emptied: the next run sends it again"
+        return f"it was sent, and cannot be removed{emptied}: {_reason(error)}"
+    return ""
+
+
+def _taken(path: Path) -> int | None:
+    """Open a file for this process alone; None where another one has it, or had it.
+
+    Returns:
+        Its file descriptor.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # it may be a pipe
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(file).st_nlink:
+            return file
+    except BlockingIOError:
+        pass
+    except OSError:
+        os.close(file)
+        raise
+    os.close(file)
+    return None
+
+
+def _all_of(outcomes: deque[Outcome]) -> Iterator[Outcome]:
+    while outcomes:
+        yield outcomes.popleft()

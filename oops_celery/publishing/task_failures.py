@@ -1,0 +1,350 @@
+"""Failing tasks of somebody's own Celery app become reports."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery, signals
+from celery.exceptions import (
+    Ignore,
+    Reject,
+    Retry,
+    WorkerShutdown,
+    WorkerTerminate,
+)
+from celery.utils.saferepr import saferepr
+from celery.utils.serialization import UnpickleableExceptionWrapper
+
+from oops_celery.publishing.scrubbing import SCRUBBED, scrub
+from oops_celery.publishing.task_runs import (
+    Decided,
+    Told,
+    begin,
+    first_error,
+    lost_retry,
+    run_of,
+    with_requests,
+)
+from oops_celery.transport import reentry
+
+if TYPE_CHECKING:
+    import oops
+
+#: The tasks of oops_celery: a report of a report that failed would go in a circle.
+OWN_TASKS = "oops_celery."
+
+#: Characters of an argument that a report has: Celery's own default (argsrepr).
+ARGUMENT_WIDTH = 1024
+
+#: Levels that Celery describes of an argument; a setting of Celery since 5.7.
+MAX_LEVELS = 3
+
+#: Answers of a task, and what ends a worker, or a program, while a task is at work.
+_NO_FAILURES = (Reject, Ignore, Retry, WorkerShutdown, WorkerTerminate)
+
+logger = logging.getLogger(__name__)
+
+
+def report_failures(app: Celery, config: oops.Config) -> None:
+    """Make a report of each task of an app that fails.
+
+    Call it where the app is made, so that every process of its workers does::
+
+        app = Celery("shop")
+        oops_celery.report_failures(app, config)
+
+    A failure is what Celery calls one: an exception, a soft or a hard time limit, a
+    process that was lost. Not failures: retries (except the last), exceptions in the
+    task's `throws`, `Reject`, `Ignore`. It is one report, with what the task itself
+    raised, whatever becomes of Celery's bookkeeping: while the result backend is away,
+    or if ``on_failure`` raises, Celery tells of it in other ways, or not at all.
+    Exceptions that are no `Exception` (`asyncio.CancelledError`) count too; in the
+    prefork pool they end the process, which then is the failure.
+
+    The report has the exception, its traceback, the task's name as the topic, and
+
+    - ``task``: the task's id, name, retries, exchange, routing_key and worker. After a
+      hard time limit some of them may be missing;
+    - ``req_vars``: the arguments by their names, blanked by `oops_celery.scrub`. Where
+      the sender has described them itself (``argsrepr``, ``kwargsrepr``), as it has.
+
+    It is made, and published, where the failure is found: in the pool's process, and in
+    the worker's main process after hard time limits and lost processes. The report's id
+    is logged, and is the exception's ``oops_id`` for those who see it later (in the
+    signal ``task_postrun``, say).
+
+    A task never fails because of this, and waits for the config's publisher alone:
+    `oops_celery.publisher` takes 5 seconds once, then none while the broker is away.
+
+    Args:
+        app: The app. Called again for the same app, the new config counts.
+        config: Makes and publishes the reports.
+
+    Raises:
+        ValueError: It is the app of oops_celery, whose failures are of reports.
+    """
+    from oops_celery.celery import App
+
+    app = app._get_current_object() if hasattr(app, "_get_current_object") else app
+    if isinstance(app, App):
+        raise ValueError(
+            "report_failures is for an application's own Celery app, not for that of "
+            "oops_celery"
+        )
+    name = f"{__name__}:{id(app)}"
+    failures = _Failures(app, config)
+    for signal, receiver in (
+        (signals.celeryd_after_setup, failures.on_worker),
+        (signals.task_received, failures.on_received),
+        (signals.task_prerun, failures.on_prerun),
+        (signals.task_failure, failures.on_failure),
+        (signals.task_postrun, failures.on_postrun),
+        (signals.task_internal_error, failures.on_internal_error),
+    ):
+        signal.disconnect(dispatch_uid=name)
+        signal.connect(receiver, weak=False, dispatch_uid=name)
+
+
+class _Failures:
+    def __init__(self, app: Celery, config: oops.Config) -> None:
+        self._app = app
+        self._config = config
+        self.decided = Decided()
+        self.told = Told()
+
+    def _is_ours(self, task: Any) -> bool:
+        return task.app is self._app and not task.name.startswith(OWN_TASKS)
+
+    def on_worker(self, instance: Any = None, **_: Any) -> None:
+        """Prepare the main process of a worker, before its pool is forked."""
+        if instance.app is self._app:
+            self.told.open()
+            for task in self._app.tasks.values():
+                if self._is_ours(task):
+                    task.Request = with_requests(task.Request, self)
+
+    def on_received(self, request: Any = None, **_: Any) -> None:
+        """Begin anew with a task, in the main process of a worker."""
+        self.decided.forget(begin(request.id, request.request_dict.get("retries")))
+
+    def on_prerun(self, sender: Any = None, task_id: str = "", **_: Any) -> None:
+        """Begin anew with a task, where it is run."""
+        self.decided.forget(begin(task_id, sender.request.retries))
+
+    def on_postrun(
+        self,
+        sender: Any = None,
+        task_id: str = "",
+        args: Any = (),
+        kwargs: Any = None,
+        retval: Any = None,
+        state: str | None = None,
+        **_: Any,
+    ) -> None:
+        """Take an error that Celery is about to handle as one of its own."""
+        if not self._is_ours(sender):
+            return
+        run = begin(task_id, sender.request.retries)  # it may have run others itself
+        if isinstance(retval, Reject):
+            lost = lost_retry(retval)
+            if lost is not None:
+                self._take(sender, task_id, lost, args, kwargs)
+            return
+        errors, error = first_error(sys._getframe(), state)
+        if not errors or (error and self._is_told_of_elsewhere(sender, error)):
+            return
+        if error is None or not self._take(sender, task_id, error, args, kwargs):
+            self.decided.settle(run)
+            self.told.tell(run)
+
+    def _is_told_of_elsewhere(self, task: Any, error: BaseException) -> bool:
+        if isinstance(error, Exception):
+            return False
+        if task.request.is_eager:
+            return isinstance(error, KeyboardInterrupt)  # of the person at the terminal
+        # It ends the pool's process, and the main process tells of that.
+        return self.told.in_pool()
+
+    def on_internal_error(
+        self,
+        sender: Any = None,
+        task_id: str = "",
+        exception: Any = None,
+        args: Any = (),
+        kwargs: Any = None,
+        **_: Any,
+    ) -> None:
+        """Take an error that came before the task was run."""
+        if self._is_ours(sender) and not self.decided.is_settled(run_of(task_id)):
+            self._take(sender, task_id, exception, args, kwargs)
+
+    def on_request_failed(self, request: Any, exception: Any, traceback: Any) -> None:
+        """Take a failure that the main process could not tell of."""
+        if self._is_ours(request.task):
+            task, args, kwargs = request.task, request.args, request.kwargs
+            about = {
+                "hostname": request.hostname,
+                "delivery_info": request.delivery_info,
+            }
+            task.push_request({**request.request_dict, **about})
+            try:
+                self._take(task, request.id, exception, args, kwargs, traceback)
+            finally:
+                task.pop_request()
+
+    def on_failure(
+        self,
+        sender: Any = None,
+        task_id: str = "",
+        exception: Any = None,
+        args: Any = (),
+        kwargs: Any = None,
+        traceback: Any = None,
+        **_: Any,
+    ) -> None:
+        """Take the signal ``task_failure``; never raise."""
+        if self._is_ours(sender):
+            self._take(sender, task_id, exception, args, kwargs, traceback)
+
+    def _take(
+        self,
+        task: Any,
+        task_id: str,
+        exception: Any,
+        args: Any,
+        kwargs: Any,
+        traceback: Any = None,
+    ) -> bool:
+        """Report a failure, if it is one, and if that is not done yet; never raise.
+
+        Returns:
+            Whether its report is made.
+        """
+        run = run_of(task_id)
+        if self.decided.is_reported(run):
+            return True
+        if isinstance(exception, (*_NO_FAILURES, *_classes(task.throws))):
+            return False
+        self.decided.report(run)
+        try:
+            original = _original(exception)
+            report = self._report(task, task_id, original, traceback)
+            report["req_vars"] = _arguments(task, task_id, args or (), kwargs or {})
+            ids = self._config.publish(report)
+            _tell(task.name, task_id, ids, (original, exception))
+            # Not before: the process may be killed meanwhile.
+            self.told.tell(run)
+        except (Exception, SystemExit):  # whatever hooks and publishers do
+            with reentry.publishing():
+                logger.exception("task %s[%s] failed: no report", task.name, task_id)
+        return True
+
+    def _report(
+        self, task: Any, task_id: str, exception: BaseException, traceback: Any
+    ) -> Any:
+        if not isinstance(traceback, str):
+            traceback = exception.__traceback__ or ""
+        exc_info: tuple[Any, BaseException, TracebackType | str]
+        exc_info = (type(exception), exception, traceback)
+        report = self._config.create({"exc_info": exc_info, "topic": task.name})
+        report["task"] = {"id": task_id, "name": task.name}
+        request = task.request
+        if request.id == task_id:
+            delivery = request.delivery_info or {}
+            known = {
+                "retries": request.retries,
+                "exchange": delivery.get("exchange"),
+                "routing_key": delivery.get("routing_key"),
+                "worker": request.hostname,
+            }
+            report["task"] |= {
+                key: value for key, value in known.items() if value is not None
+            }
+        return report
+
+
+def _original(exception: Any) -> BaseException:
+    """Return what was raised, where Celery wraps what cannot be pickled."""
+    if isinstance(exception, UnpickleableExceptionWrapper):
+        return sys.exc_info()[1] or exception
+    return exception  # type: ignore[no-any-return]
+
+
+def _classes(throws: Any) -> tuple[type, ...]:
+    return tuple(throws) if isinstance(throws, (tuple, list)) else (throws,)
+
+
+def _tell(
+    name: str, task_id: str, ids: Sequence[str] | None, exceptions: tuple[Any, ...]
+) -> None:
+    with reentry.publishing():  # no report of its own, by a handler that publishes
+        if ids is None:
+            logger.debug("task %s[%s] failed: its report was filtered", name, task_id)
+        elif ids:
+            logger.error("task %s[%s] failed: %s", name, task_id, ids[-1])
+        else:
+            text = "task %s[%s] failed: its report is not published"
+            logger.error(text, name, task_id)
+    if not ids:
+        return
+    for exception in exceptions:
+        with suppress(Exception):  # one that takes no attributes
+            exception.oops_id = ids[-1]
+
+
+def _arguments(
+    task: Any, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return the arguments by their names, as texts, without what is secret."""
+    named = _named(task, args, kwargs)
+    blanked = dict(named)
+    scrub(blanked)
+    texts = {name: saferepr(blanked[name], ARGUMENT_WIDTH) for name in blanked}
+    described = _described(task, args, kwargs) if task.request.id == task_id else {}
+    if not described:
+        return texts
+    # The sender's words instead. They may be Celery's own, of values that were changed
+    # on their way (a date became a text), and have a secret in them.
+    plain = {name: saferepr(named[name], ARGUMENT_WIDTH) for name in named}
+    return described if texts == plain else dict.fromkeys(described, SCRUBBED)
+
+
+def _named(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        parameters = list(inspect.signature(task.run).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [one.name for one in parameters if one.kind in kinds]
+    named = dict(zip(names, args, strict=False))
+    for place, value in enumerate(args[len(names) :], len(names)):
+        named[f"args[{place}]"] = value
+    return {**named, **kwargs}
+
+
+def _described(
+    task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return how the sender describes the arguments, where that is not Celery's way."""
+    amqp = task.app.amqp
+    levels = task.app.conf.get("task_repr_maxlevels", MAX_LEVELS)
+    texts = {
+        "argsrepr": saferepr(args, amqp.argsrepr_maxsize, levels),
+        "kwargsrepr": saferepr(kwargs, amqp.kwargsrepr_maxsize, levels),
+    }
+    given = {name: getattr(task.request, name, None) for name in texts}
+    described = {name: text for name, text in given.items() if text is not None}
+    if all(_bare(text) == _bare(texts[name]) for name, text in described.items()):
+        return {}
+    return described
+
+
+def _bare(text: str) -> str:
+    """Return a text without what JSON changes: tuples become lists."""
+    return "".join(char for char in text if char not in "()[], ")

@@ -1,0 +1,1 @@
+"""In the worker: take reports, run their task, and decide what becomes of each."""

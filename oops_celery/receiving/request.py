@@ -1,0 +1,178 @@
+"""A message at work in the worker: how it ends when Celery would lose it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import celery.worker.request
+from billiard.einfo import ExceptionWithTraceback
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from celery.exceptions import Ignore, Reject, Retry
+from celery.worker import state
+from celery.worker.state import task_ready
+
+from oops_celery import wire
+from oops_celery.dead_letters import park
+from oops_celery.dispatcher.instances import ConsumerFailed, Outcome
+from oops_celery.dispatcher.proxy import Answer
+from oops_celery.receiving import suspects
+from oops_celery.receiving.receive import NotTaken
+from oops_celery.receiving.refusals import refusals
+
+#: What a task raises to say what becomes of its message; and a revoked one's end.
+_ANSWERS = (Reject, Ignore, Retry, Terminated)
+
+#: Ends of a process.
+_LOST = (WorkerLostError, TimeLimitExceeded, SystemExit, KeyboardInterrupt)
+
+logger = logging.getLogger(__name__)
+
+
+class Request(celery.worker.request.Request):
+    """A message at work in the worker."""
+
+    #: Ends of a message that is settled: somewhere else, or answered, by the task.
+    settled: tuple[type[BaseException], ...] = (ConsumerFailed, *_ANSWERS)
+
+    #: Whether it is at work in this process, and not in one of the pool.
+    in_process = False
+
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        """Tell about the task, and never about what is in the report."""
+        return super().info(safe=True)  # type: ignore[no-any-return]
+
+    def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002
+        """Send an event: one that cannot be sent changes nothing for the message."""
+        try:
+            super().send_event(type, **fields)
+        except Exception:
+            logger.exception("the event %s of %s is not sent", type, self.id)
+
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        """Give back a message that ended by chance: Celery would acknowledge it.
+
+        A soft time limit, say, may come at any moment.
+        """
+        error = _error_of(exc_info)
+        if isinstance(error, self.settled):
+            if not isinstance(error, _ANSWERS):
+                self.acknowledge()  # before Celery 5.7, it would reject the message
+            return super().on_failure(exc_info, *args, **kwargs)
+        if self._already_cancelled:
+            # By the signal that ended its process: the message comes again by itself.
+            if isinstance(error, (SystemExit, KeyboardInterrupt)):
+                return task_ready(self)
+            return super().on_failure(exc_info, *args, **kwargs)
+        task_ready(self)
+        logger.error("%s goes back to its queue: %r", self.id, error)
+        return self.reject(requeue=True)
+
+    def on_outcome(self, outcome: Outcome) -> None:
+        """Tell the broker and the events what became of it, in this process."""
+        if outcome.error is None and outcome.answer is Answer.ACK:
+            self.on_success((0, None, outcome.seconds))
+            return
+        task_ready(self)
+        if outcome.answer is not Answer.ACK:
+            self.reject(requeue=outcome.answer is Answer.REQUEUE)
+        else:
+            self.acknowledge()
+        if outcome.error is not None and outcome.answer is not Answer.REQUEUE:
+            self.send_event("task-failed", exception=outcome.reason, traceback="")
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """End the process that it is at work in, if that is one of the pool."""
+        if self.in_process:
+            logger.warning("%s is not ended: prefork: true would allow it", self.id)
+        else:
+            super().terminate(pool, signal)
+
+    def cancel(self, pool: Any, *args: Any, **kwargs: Any) -> None:
+        """End the process that it is at work in, if that is one of the pool."""
+        if not self.in_process:
+            super().cancel(pool, *args, **kwargs)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Give back a message that was too slow: before 5.7, Celery keeps it."""
+        super().on_timeout(soft, timeout)
+        if not soft:
+            self.reject(requeue=True)
+
+
+def _is_stopping() -> bool:
+    """Whether the worker was told to end, and perhaps all its processes with it."""
+    return any(
+        told is not None and told is not False
+        for told in (state.should_stop, state.should_terminate)
+    )
+
+
+def _error_of(exc_info: Any) -> BaseException:
+    error: BaseException = getattr(exc_info.exception, "exc", exc_info.exception)
+    return error
+
+
+def _raised(exc_info: Any) -> Any:
+    """Return what the task raised; a `Retry` itself, not its reason."""
+    error = exc_info.exception
+    return error.exc if isinstance(error, ExceptionWithTraceback) else error
+
+
+class ReportRequest(Request):
+    """A report at work in the worker."""
+
+    settled = (NotTaken, wire.Undecodable, *_ANSWERS)
+
+    def on_success(self, failed__retval__runtime: Any, **kwargs: Any) -> Any:
+        """Count a report that was taken, and forget how its processes ended before.
+
+        Celery calls this for failures too.
+        """
+        if not failed__retval__runtime[0]:
+            suspects.forget(self.id)
+            refusals.taken()
+        return super().on_success(failed__retval__runtime, **kwargs)
+
+    def on_retry(self, exc_info: Any) -> None:
+        """Count a report that was refused, and waits for its retry."""
+        retry = _raised(exc_info)
+        places = {
+            queue.queue_arguments["x-message-ttl"] / 1000: queue.name
+            for queue in self.app.topology.retry_queues(self.app.oops.queue)
+        }
+        place = places.get(getattr(retry, "when", None), "the worker")
+        reason = getattr(retry, "message", None) or getattr(retry, "exc", retry)
+        refusals.refused(str(reason), place)
+        super().on_retry(exc_info)
+
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        """Park a report that ended by chance, or took its process along, once more."""
+        error = _error_of(exc_info)
+        if isinstance(_raised(exc_info), NotTaken):
+            refusals.refused(str(error), "the dead letters")
+        if isinstance(error, self.settled):
+            suspects.forget(self.id)
+        elif (
+            not (self._already_cancelled or _is_stopping())
+            and suspects.add(self.id) > 1
+            and self._is_parked(error)
+        ):
+            suspects.forget(self.id)
+            return None
+        return super().on_failure(exc_info, *args, **kwargs)
+
+    def _is_parked(self, error: BaseException) -> bool:
+        lost = isinstance(error, _LOST)
+        reason = f"its process died again: {error}" if lost else f"again: {error!r}"
+        queue = self.app.oops.queue
+        try:
+            park.park_message(self.app, queue, self.message, reason, error)
+        except Exception as failure:
+            logger.error("%s cannot be parked, and goes back: %s", self.id, failure)
+            return False
+        task_ready(self)
+        self.acknowledge()
+        self.send_event("task-failed", exception=reason, traceback="")
+        logger.error("parked %s: %s", self.id, reason)
+        return True

@@ -1,0 +1,204 @@
+"""Celery's worker, started once everything that it needs is there."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import logging
+import logging.config
+import os
+from typing import Any
+
+import celery.apps.worker
+import celery.worker.autoscale
+from celery import signals
+from celery.app.defaults import DEFAULTS as CELERYS_DEFAULTS
+from celery.concurrency import prefork
+from celery.concurrency.base import BasePool
+from celery.worker.control import control_command
+
+from oops_celery import logs
+from oops_celery.celery import App, for_a_person, worker_name
+from oops_celery.dispatcher.loop import LOOP
+from oops_celery.receiving.batches import MAX_REPORTS
+from oops_celery.receiving.pool import Pool
+from oops_celery.settings import SettingsError
+from oops_celery.settings.environment import check_worker_options
+from oops_celery.topology.imports import check_imports, guarded, load
+from oops_celery.topology.model import TopologyError
+from oops_celery.topology.problems import read_file
+
+#: Names a file of `logging.config.fileConfig`, as in amqp-dispatcher.
+LOGGING_FILE_CONFIG = "LOGGING_FILE_CONFIG"
+
+logger = logging.getLogger("amqp-dispatcher")
+
+
+class Worker(celery.apps.worker.Worker):
+    """A worker for the reports and for the consumers of the topology.
+
+    The pool has a place for each of the latter's instances, beside those that
+    ``--concurrency`` asks for: so neither keeps the other waiting.
+    """
+
+    #: Messages that are prefetched for each place of the pool.
+    prefetch_multiplier: int
+    pool_cls: type[BasePool]
+
+    def __init__(
+        self, app: App | None = None, hostname: str | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(app, hostname or worker_name(), **kwargs)
+
+    @property
+    def places(self) -> int:
+        """Places of the pool for the consumers that ask for a process."""
+        return sum(
+            entry.consumer_count
+            for entry in self.app.topology.consumers
+            if entry.prefork
+        )
+
+    def on_before_init(self, **kwargs: Any) -> None:
+        """Check what can be checked without a broker."""
+        with for_a_person():
+            check_worker_options(self.app, kwargs)
+            _check(self.app)
+        super().on_before_init(**kwargs)
+
+    def prepare_args(self, autoscale: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """Have what ``--autoscale`` asks for beside the places for consumers."""
+        if autoscale:
+            most, least = autoscale
+            if most < 1 or least < 0:
+                with for_a_person():
+                    raise SettingsError(
+                        f"--autoscale={most},{least}: must be at least one process"
+                    )
+            # Where there is none at first, nothing limits what is prefetched.
+            autoscale = most + self.places, max(least, 1) + self.places
+        return dict(super().prepare_args(autoscale=autoscale, **kwargs))
+
+    def on_init_blueprint(self) -> None:
+        """Set logging up, then call the startup handler: nothing is connected yet."""
+        super().on_init_blueprint()
+        logs.escape_all()
+        if self.pool_cls is prefork.TaskPool:
+            self.pool_cls = Pool
+        setting = "worker_prefetch_multiplier"
+        usual = self.prefetch_multiplier == CELERYS_DEFAULTS[setting]
+        if (
+            usual
+            and setting not in self.app.oops.celery
+            and self.pool_cls.uses_semaphore
+        ):
+            self.prefetch_multiplier = 2 * MAX_REPORTS  # a batch at work, and the next
+        topology = self.app.topology
+        self.concurrency += self.places
+        grows = self.pool_cls.uses_semaphore or hasattr(self.pool_cls, "grow")
+        if self.options.get("autoscale") and not grows:
+            with for_a_person():
+                raise SettingsError(
+                    "--autoscale: this kind of pool cannot grow; set --concurrency"
+                )
+        if topology.startup_handler:
+            with for_a_person():
+                _call(topology.startup_handler)
+
+
+class Autoscaler(celery.worker.autoscale.Autoscaler):
+    """Celery's, for ``celery control autoscale``: beside the places for consumers."""
+
+    def update(self, max: int | None = None, min: int | None = None) -> Any:  # noqa: A002
+        """Change how many places there are at most, and at least, for reports."""
+        places: int = self.worker.places
+        most, least = super().update(
+            None if max is None else max + places, None if min is None else min + places
+        )
+        return most - places, least - places
+
+
+@control_command(args=[("queue", str)], signature="<queue>")
+def add_consumer(state: Any, queue: str, **_: Any) -> dict[str, str]:
+    """Take reports again, after cancel_consumer; from our queue alone."""
+    own = state.app.oops.queue
+    if queue != own:
+        return {"error": f"this worker takes reports from {own} alone; set OOPS_QUEUE"}
+    state.consumer.call_soon(state.consumer.add_task_queue, queue)
+    return {"ok": f"add consumer {queue}"}
+
+
+def _check(app: App) -> None:
+    """Check the settings, and what the topology names in Python.
+
+    Raises:
+        SettingsError, TopologyError: Something cannot be used; every mistake is named.
+    """
+    topology, queue = app.topology, app.oops.queue
+    if topology.queue(queue) is not None:
+        _ = app.oops_config
+    elif not topology.consumers:
+        raise SettingsError(
+            f"OOPS_QUEUE={queue!r}: {topology.source} has no such queue, and no "
+            "consumers"
+        )
+    for entry in topology.consumers:
+        if entry.queue == queue and topology.queue(queue) is not None:
+            raise SettingsError(
+                f"OOPS_QUEUE={queue!r} is for reports, but {topology.source} has a "
+                f"consumer on it, {entry.consumer}: name another queue in one of them"
+            )
+    if topology.consumers or topology.startup_handler:
+        problems = check_imports(read_file(topology.source))
+        if problems:
+            raise TopologyError(topology.source, tuple(problems))
+
+
+def _call(handler: str) -> None:
+    def call() -> None:
+        result = load(handler)()
+        if inspect.isawaitable(result):
+            LOOP.run(result)
+
+    guarded(f"startup_handler {handler}", call)
+    logger.info("startup_handler %s has run, in process %d", handler, os.getpid())
+
+
+@signals.worker_process_init.connect
+def _call_again(**_: Any) -> None:
+    """Call the startup handler in a process that consumers run in, too."""
+    from oops_celery.celery import app
+
+    topology = app.topology
+    if topology.startup_handler and any(one.prefork for one in topology.consumers):
+        try:
+            _call(topology.startup_handler)
+        except ValueError as error:  # the worker would start process after process
+            logger.critical("%s", error)
+
+
+@signals.worker_process_init.connect
+def _freeze(**_: Any) -> None:
+    """Exempt what a pool process has loaded from garbage collection (`gc.freeze`).
+
+    Celery's record of a failure has some 400 KB, in cycles. If Python has to look at
+    all that a process has loaded too, it collects so seldom that they become 100 MB.
+    """
+    gc.freeze()
+
+
+def _set_up_logging(**_: Any) -> None:
+    path = os.environ[LOGGING_FILE_CONFIG]
+    try:
+        logging.config.fileConfig(path, disable_existing_loggers=False)
+    except Exception as error:  # it evaluates expressions: anything may happen in it
+        with for_a_person():
+            raise SettingsError(
+                f"{LOGGING_FILE_CONFIG}={path!r}: {type(error).__name__}: {error}; it "
+                "must be a file for Python's logging.config.fileConfig"
+            ) from None
+
+
+if os.environ.get(LOGGING_FILE_CONFIG):
+    # Where somebody is connected here, Celery leaves logging alone.
+    signals.setup_logging.connect(_set_up_logging)

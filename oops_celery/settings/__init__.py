@@ -1,0 +1,264 @@
+"""Every setting: its default, and the name that changes it.
+
+A setting is read from the environment, else from ``celeryconfig.py`` (found as Celery
+finds it: ``CELERY_CONFIG_MODULE``, else ``celeryconfig`` in the current folder), else
+it has its default. Empty in the environment means not set, but for `MAY_BE_EMPTY`.
+Only names that start with ``OOPS_`` count there: those below, and Celery's
+(``OOPS_WORKER_CONCURRENCY``), as `celery_settings` has it; so an application with a
+celeryconfig of its own can import oops_celery, and neither disturbs the other.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from types import ModuleType
+from typing import Any
+
+from celery.app.defaults import NAMESPACES, flatten
+from celery.utils.imports import import_from_cwd
+
+from oops_celery.broker_url import SettingsError as SettingsError
+from oops_celery.broker_url import check_other_url, heartbeat_of, whole_number
+from oops_celery.broker_url import hide_password as hide_password
+from oops_celery.broker_url import parse_rabbitmq_url as parse_rabbitmq_url
+from oops_celery.settings import celery_settings
+
+#: Where a broker is expected when nothing says otherwise: amqp-dispatcher's default.
+DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
+
+#: Seconds between heartbeats of a worker's connection; Celery's default.
+DEFAULT_HEARTBEAT = 120
+
+PREFIX = "OOPS_"
+
+#: Names in AMQP: the default exchange, and the routing key of a fanout, are empty.
+MAY_BE_EMPTY = ("OOPS_EXCHANGE", "OOPS_ROUTING_KEY")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings in force."""
+
+    #: The topology file; none means the packaged ``topology.yml``.
+    topology: str | None = None
+    #: Folder of the default repository.
+    repository: str = "./oopses"
+    #: ``module:attribute`` of the `oops.Config` that takes the reports in the worker.
+    config: str | None = None
+    #: The exchange and routing key that reports are published to.
+    exchange: str = "oopses"
+    routing_key: str = ""
+    #: The queue that the worker takes reports from.
+    queue: str = "oopses"
+    #: Times a report is retried before it is parked. With the default topology (10 s,
+    #: 1 min, then 10 min each) that rides out an outage of three hours.
+    max_retries: int = 20
+    #: Seconds a publish may take.
+    publish_timeout: float = 5.0
+    #: Seconds that consumers may take to end when the worker does.
+    shutdown_timeout: float = 30.0
+    #: Bytes of the largest report that is sent. RabbitMQ 4 takes 16 MiB by default.
+    max_size: int = 16 * 1024 * 1024
+    #: Celery's settings, by Celery's own (lower case) names.
+    celery: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    #: Names of settings that were found and do not count.
+    ignored: tuple[str, ...] = ()
+
+
+def _seconds(value: Any) -> float:
+    number = float(value)
+    if not 0 < number < 3600 or isinstance(value, bool):
+        raise ValueError
+    return number
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or len(value.encode()) > 255:
+        raise ValueError
+    return value
+
+
+def _path(value: Any) -> str:
+    text = os.fspath(value)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError
+    return text
+
+
+def _reference(value: Any) -> str:
+    module, _, attribute = value.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), attribute)):
+        raise ValueError
+    return str(value)
+
+
+#: How a setting of ours is read, and what it must be.
+_OWN: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "topology": (_path, "the path of a YAML file"),
+    "repository": (_path, "the path of a folder"),
+    "config": (_reference, "package.module:attribute, the place of an oops.Config"),
+    "exchange": (_name, "a name of at most 255 bytes"),
+    "routing_key": (_name, "a name of at most 255 bytes"),
+    "queue": (_name, "a name of at most 255 bytes"),
+    "max_retries": (whole_number, "a whole number of times, 0 or more"),
+    "publish_timeout": (_seconds, "a number of seconds over 0"),
+    "shutdown_timeout": (_seconds, "a number of seconds over 0"),
+    "max_size": (whole_number, "a whole number of bytes"),
+}
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings from the environment and from ``celeryconfig``.
+
+    Raises:
+        SettingsError: A value that cannot be used, or an ``OOPS_`` name in
+            ``celeryconfig`` that is no setting. One in the environment may be another
+            program's: it is a warning where it looks misspelt.
+    """
+    module = _celeryconfig(environ)
+    celery_options = dict(flatten(NAMESPACES))
+    own: dict[str, Any] = {}
+    celery: dict[str, Any] = {}
+    for name, value in vars(module).items() if module else ():
+        if not name.startswith(PREFIX):
+            continue
+        key = name[len(PREFIX) :].lower()
+        if key in _OWN:
+            own[key] = _read(name, value, "celeryconfig")
+        elif key in celery_options:
+            if celery_settings.has_effect(name):
+                celery_settings.check(name, value, celery_options[key])
+                celery[key] = value
+        else:
+            unknown = _unknown(name, {*_OWN, *celery_options})
+            raise SettingsError(f"celeryconfig: {unknown}")
+    for name, text in environ.items():
+        if not text and name not in MAY_BE_EMPTY:
+            continue
+        key = name[len(PREFIX) :].lower() if name.startswith(PREFIX) else ""
+        if key in _OWN:
+            own[key] = _read(name, text, "environment")
+        elif key in celery_options:
+            if celery_settings.has_effect(name):
+                celery[key] = _from_text(name, text, celery_options[key])
+                celery_settings.check(name, celery[key], celery_options[key])
+        elif key and _close(name, {*_OWN, *celery_options}):
+            unknown = _unknown(name, {*_OWN, *celery_options})
+            logger.warning("environment: %s", unknown)
+    celery_settings.check_together(celery)
+    if "worker_pool" in celery:
+        _check_pool(celery["worker_pool"])
+    return Settings(**own, celery=celery, ignored=_ignored(module, celery_options))
+
+
+def _celeryconfig(environ: Mapping[str, str]) -> ModuleType | None:
+    name = environ.get("CELERY_CONFIG_MODULE") or "celeryconfig"
+    try:
+        module: ModuleType = import_from_cwd(name)
+        if getattr(module.__spec__, "_initializing", False):
+            raise ImportError("it is being imported, and asks for a setting of its own")
+        return module
+    except ModuleNotFoundError as error:
+        if error.name == name and not environ.get("CELERY_CONFIG_MODULE"):
+            return None
+        raise SettingsError(
+            f"CELERY_CONFIG_MODULE={name!r}: there is no module {error.name!r}; "
+            "put it into the current folder or on PYTHONPATH"
+        ) from error
+    except (Exception, SystemExit) as error:  # a program: anything may happen
+        raise SettingsError(
+            f"{name}.py cannot be read: {type(error).__name__}: {error}; mend it, or "
+            "name another module in CELERY_CONFIG_MODULE"
+        ) from error
+
+
+def _read(name: str, value: Any, place: str) -> Any:
+    reader, expected = _OWN[name[len(PREFIX) :].lower()]
+    try:
+        return reader(value)
+    except (ValueError, TypeError, AttributeError):
+        raise SettingsError(f"{name}={value!r} ({place}): must be {expected}") from None
+
+
+def _from_text(name: str, text: str, option: Any) -> Any:
+    if option.type in ("string", "str", "bytes") or text == "auto":
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        shown = celery_settings.shown(name, text)
+        raise SettingsError(
+            f"{shown} (environment): must be a number, true, false, or JSON"
+        ) from None
+
+
+def _check_pool(name: Any) -> None:
+    """Celery imports whatever is named there, and has a traceback if it cannot."""
+    from celery.concurrency import get_available_pool_names
+
+    known = get_available_pool_names()
+    if name not in known and not {".", ":"} & set(str(name)):
+        raise SettingsError(
+            f"OOPS_WORKER_POOL={name!r}: must be one of {', '.join(known)}, or "
+            "package.module:Class"
+        )
+
+
+def _unknown(name: str, keys: set[str]) -> str:
+    close = _close(name, keys)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{name}: there is no such setting{hint}"
+
+
+def _close(name: str, keys: set[str]) -> list[str]:
+    known = [PREFIX + key.upper() for key in keys]
+    return get_close_matches(name, known, n=1, cutoff=0.8)
+
+
+def _ignored(module: ModuleType | None, options: Mapping[str, Any]) -> tuple[str, ...]:
+    old_names = {old for option in options.values() for old in option.old or ()}
+    known = {*options, *(name.upper() for name in options)}
+    return tuple(
+        name
+        for name in vars(module or object)
+        if not name.startswith("_") and (name in known or name.lower() in old_names)
+    )
+
+
+def broker(
+    celery: Mapping[str, Any], environ: Mapping[str, str] = os.environ
+) -> dict[str, Any]:
+    """Return Celery's settings for the broker.
+
+    Apart from `load`: a program with a connection factory of its own needs no broker of
+    ours, and may use the variable for something else.
+
+    Args:
+        celery: Celery's settings, as `load` found them.
+        environ: The environment.
+
+    Raises:
+        SettingsError: A URL or ``RABBITMQ_HEARTBEAT`` cannot be used.
+    """
+    url = environ.get("RABBITMQ_URL")
+    other = celery.get("broker_url", DEFAULT_BROKER_URL)
+    if url:
+        broker = parse_rabbitmq_url(url)
+    elif isinstance(other, str) and other.startswith(("amqp://", "amqps://")):
+        broker = parse_rabbitmq_url(other, "OOPS_BROKER_URL")
+    else:
+        broker = {"broker_url": other}  # a list, or another transport of kombu's
+        urls = other if isinstance(other, (list, tuple)) else str(other).split(";")
+        for each in urls:
+            check_other_url(str(each), "OOPS_BROKER_URL")
+    heartbeat = environ.get("RABBITMQ_HEARTBEAT")
+    if heartbeat:
+        broker["broker_heartbeat"] = heartbeat_of(heartbeat, "RABBITMQ_HEARTBEAT")
+    return broker

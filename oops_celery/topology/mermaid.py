@@ -1,0 +1,47 @@
+"""A `Flow` as Mermaid text, which GitHub and GitLab draw in Markdown.
+
+See https://mermaid.js.org/syntax/flowchart.html.
+"""
+
+from __future__ import annotations
+
+from oops_celery.topology.graph import Flow, Node
+
+#: How each kind of place is drawn.
+_SHAPES = {
+    "program": '(["{}"])',
+    "exchange": '{{{{"{}"}}}}',
+    "queue": '["{}"]',
+    "worker": '[["{}"]]',
+    "consumer": '[["{}"]]',
+}
+
+#: What would mean something in a label.
+_CODES = {ord(char): f"#{ord(char)};" for char in '"#<>&`|;\\'}
+
+
+def mermaid(graph: Flow) -> str:
+    """Return the text; ways of messages that nobody took are dotted."""
+    names = {node: f"n{number}" for number, node in enumerate(graph.nodes)}
+    lines = ["flowchart LR"]
+    for node, name in names.items():
+        lines.append(f"    {name}{_SHAPES[node.kind].format(_label(node))}")
+    for edge in graph.edges:
+        arrow = "-.->" if edge.dies else "-->"
+        label = f'|"{_text(edge.label)}"|' if edge.label else ""
+        lines.append(f"    {names[edge.source]} {arrow}{label} {names[edge.target]}")
+    return "\n".join(lines) + "\n"
+
+
+def _label(node: Node) -> str:
+    kind = "" if node.kind in ("program", "worker") else f"{node.kind} "
+    note = f"<br/>{_text(node.note)}" if node.note else ""
+    return _text(f"{kind}{node.name}") + note
+
+
+def _text(text: str) -> str:
+    safe = "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in text
+    )
+    return safe.translate(_CODES)

@@ -1,0 +1,1 @@
+"""RabbitMQ through kombu and py-amqp, with a limit on every wait."""
