@@ -253,7 +253,7 @@ def bare_receiver(at: Settings) -> float:
     from oops_celery import settings
     from oops_celery.receiving import receive
 
-    config = receive.configured(settings.Settings(repository=at["folder"]))
+    config = configured(settings.Settings(repository=at["folder"]))
     connection = amqp.Connection(host=at["host"])
     connection.connect()
     channel = connection.channel()

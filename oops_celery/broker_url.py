@@ -12,11 +12,9 @@ from ipaddress import IPv6Address
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from oops_celery.errors import SettingsError
+
 logger = logging.getLogger(__name__)
-
-
-class SettingsError(ValueError):
-    """An unusable setting; the text gives its name, its source and allowed values."""
 
 
 def whole_number(value: Any) -> int:

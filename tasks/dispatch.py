@@ -10,8 +10,8 @@ from celery import Task, signals
 from oops_celery import wire
 from oops_celery.celery import app
 from oops_celery.dispatcher.instances import Instances, Kind
-from oops_celery.dispatcher.loop import LOOP
 from oops_celery.dispatcher.runners import message_of
+from oops_celery.receiving.event_loop import LOOP
 from oops_celery.receiving.outcome import Task as OutcomeStands
 from oops_celery.topology.imports import load
 
@@ -23,7 +23,7 @@ def _register(target: str) -> Instances:
         bind=True,
         name=target,
         serializer=wire.ADOPTED,
-        Request="oops_celery.receiving.request:Request",
+        Request="oops_celery.dispatcher.request:MessageRequest",
         base=OutcomeStands,
         ignore_result=True,
         acks_late=True,

@@ -12,9 +12,9 @@ from celery.exceptions import Reject, Retry, SoftTimeLimitExceeded
 from oops_celery import wire
 from oops_celery.celery import app
 from oops_celery.dead_letters import park
+from oops_celery.errors import NotTaken, SendError
 from oops_celery.receiving import receive
 from oops_celery.receiving.outcome import Task as OutcomeStands
-from oops_celery.transport.link import SendError
 from oops_celery.wire.task import FIRST_FAILED_AT, TASK_NAME, task_options
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def republish(self: Task, body: bytes) -> list[str] | None:
         failure: Exception = error
         step = _park
     except Exception as error:
-        failure = receive.NotTaken(str(error))
+        failure = NotTaken(str(error))
         failure.__cause__ = error
         step = _retry_later if _attempts(self) <= app.oops.max_retries else _park
     try:

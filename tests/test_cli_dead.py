@@ -24,9 +24,9 @@ from parking import DEAD, MAIN, RETRY, Command, Parking, ids_in, make_report, ma
 from oops_celery import FolderPublisher, wire
 from oops_celery.celery import AMQP, App, Loader
 from oops_celery.dead_letters import park
-from oops_celery.dead_letters.hold import BrokerError
 from oops_celery.dead_letters.queues import Broker
 from oops_celery.dead_letters.replay import Replay
+from oops_celery.errors import QueueError
 
 EVIL = "\x1b]0;owned\x07\x1b[31m [red]a[/red] [/b] \u202e"
 
@@ -543,7 +543,7 @@ def test_a_frozen_broker_is_one_line_and_soon(
     thaw = parking.broker.pause()
     try:
         start = time.monotonic()
-        with pytest.raises(BrokerError), Broker(an_app):
+        with pytest.raises(QueueError), Broker(an_app):
             pass
         assert time.monotonic() - start < 8  # 5 s, and a loaded machine
         said = oops_celery("dead", "replay", "--all", code=2)
@@ -558,7 +558,7 @@ def test_a_broker_that_freezes_while_we_look_is_noticed(
 ) -> None:
     monkeypatch.setattr("oops_celery.dead_letters.queues.TIMEOUT", 1.0)
     parking.park(*many(200, size=50_000))
-    with pytest.raises(BrokerError, match="no answer within 1 s"), Broker(an_app) as it:
+    with pytest.raises(QueueError, match="no answer within 1 s"), Broker(an_app) as it:
         messages = it.browse(DEAD)
         next(messages)
         thaw = parking.broker.pause()

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import pytest
 from celery.exceptions import Reject
 
-from oops_celery.dispatcher.instances import ConsumerFailed, Instances, Kind
+from oops_celery.dispatcher.instances import Instances, Kind
 from oops_celery.dispatcher.message import Message
-from oops_celery.dispatcher.proxy import AlreadyAnswered, Answer, Proxy
+from oops_celery.dispatcher.proxy import Answer, Proxy
+from oops_celery.errors import AlreadyAnswered, ConsumerFailed
 
 
 def message(body: bytes = b"hello", **properties: Any) -> Message:

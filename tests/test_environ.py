@@ -16,7 +16,8 @@ from celery.app.defaults import NAMESPACES, flatten
 from conftest import Node, Worker, environment, eventually
 
 from oops_celery import Publisher
-from oops_celery.settings import SettingsError, load
+from oops_celery.errors import SettingsError
+from oops_celery.settings import load
 from oops_celery.settings.celery_settings import _OF_RESULTS, _REFUSED
 
 StartWorker = Callable[..., Worker]

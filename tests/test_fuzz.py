@@ -25,9 +25,10 @@ from test_wire import STRANGE, Unprintable, bson_values
 
 from oops_celery import wire
 from oops_celery.broker_url import hide_password
-from oops_celery.settings import SettingsError, broker, load, parse_rabbitmq_url
+from oops_celery.errors import SettingsError, TopologyError
+from oops_celery.settings import broker, load, parse_rabbitmq_url
 from oops_celery.topology.document import references
-from oops_celery.topology.model import Topology, TopologyError
+from oops_celery.topology.model import Topology
 
 # -- The wire -------------------------------------------------------------------------
 

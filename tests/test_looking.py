@@ -15,10 +15,10 @@ from conftest import Node, eventually
 from parking import DEAD, MAIN, Command, declare
 
 from oops_celery.celery import AMQP, App, Loader
-from oops_celery.dead_letters.hold import BrokerError, LookedAtTooOften
 from oops_celery.dead_letters.queues import Broker
 from oops_celery.dead_letters.replay import discard
-from oops_celery.operations.depths import Hidden, lock_of, whole_depth
+from oops_celery.errors import Hidden, LookedAtTooOften, QueueError
+from oops_celery.operations.depths import lock_of, whole_depth
 from oops_celery.operations.metrics import QueueCollector
 
 #: More than RabbitMQ hands one consumer unless told otherwise, twice.
@@ -239,7 +239,7 @@ def test_the_turn_of_somebody_who_never_ends_is_said(
     told: Listed = []
     with declared.connect() as other:
         other.channel().queue_declare(lock_of(DEAD), exclusive=True)
-        with pytest.raises(BrokerError, match="somebody else has been looking at"):
+        with pytest.raises(QueueError, match="somebody else has been looking at"):
             look(an_app, told=told)
         assert told == [f"somebody else is looking at queue '{DEAD}': waiting"]
         with declared.connect() as asking, pytest.raises(Hidden):

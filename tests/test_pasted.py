@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oops_celery.dead_letters.letter import NoMatch, has, pasted, resolve
+from oops_celery.dead_letters.letter import has, pasted, resolve
+from oops_celery.errors import NoMatch
 
 HEX = "68c5cd8feec37c1e2d9e2a8d9d2a5f3c"
 WHOLE = f"OOPS-{HEX}"

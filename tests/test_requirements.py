@@ -6,7 +6,8 @@ import billiard
 import celery
 import pytest
 
-from oops_celery.settings import SettingsError, requirements
+from oops_celery.errors import SettingsError
+from oops_celery.settings import requirements
 
 
 @pytest.mark.parametrize(

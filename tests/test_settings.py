@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu import Connection
 
+from oops_celery.errors import SettingsError
 from oops_celery.settings import (
     DEFAULT_BROKER_URL,
     Settings,
-    SettingsError,
     broker,
     hide_password,
     load,

@@ -20,6 +20,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import oops_celery
+from oops_celery.errors import TopologyError
 from oops_celery.topology.model import (
     ConsumerEntry,
     Exchange,
@@ -27,7 +28,6 @@ from oops_celery.topology.model import (
     Queue,
     Refusal,
     Topology,
-    TopologyError,
 )
 from oops_celery.topology.schema import QUEUE_ARGUMENTS
 

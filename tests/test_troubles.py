@@ -9,7 +9,7 @@ import amqp
 import pytest
 from amqp.exceptions import error_for_code
 
-from oops_celery.transport.link import Unavailable
+from oops_celery.errors import Unavailable
 from oops_celery.transport.troubles import meaning, trouble
 
 OPEN, DECLARE = (10, 40), (50, 10)

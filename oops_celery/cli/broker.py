@@ -89,9 +89,9 @@ def connected(app: App, any_broker: bool = False) -> Iterator[Link]:
     The link has kombu's connection, on which each wait has an end. With ``any_broker``
     it may be one of kombu's other transports: then ``link.raw`` is None.
     """
-    from amqp.exceptions import ConnectionError as BrokerError
+    from amqp.exceptions import ConnectionError as AMQPConnectionError
 
-    from oops_celery.transport.link import Unavailable
+    from oops_celery.errors import Unavailable
     from oops_celery.transport.sender import Sender
     from oops_celery.transport.troubles import in_a_line
 
@@ -105,7 +105,7 @@ def connected(app: App, any_broker: bool = False) -> Iterator[Link]:
         raise CannotTell(f"{name}: only a RabbitMQ can be asked; set RABBITMQ_URL")
     try:
         yield link
-    except (OSError, BrokerError) as error:
+    except (OSError, AMQPConnectionError) as error:
         raise CannotTell(f"{name}: {in_a_line(error, TIMEOUT)}") from None
     finally:
         link.close()
@@ -113,7 +113,8 @@ def connected(app: App, any_broker: bool = False) -> Iterator[Link]:
 
 def management(url: str, app: App) -> Management:
     """Return the management API at a URL, with the broker's user for a default."""
-    from oops_celery.operations.management import Management, ManagementError
+    from oops_celery.errors import ManagementError
+    from oops_celery.operations.management import Management
 
     broker = app.connection_for_read()
     try:

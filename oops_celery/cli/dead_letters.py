@@ -25,11 +25,11 @@ from oops_celery.cli.commands.show import news, say_error
 from oops_celery.cli.console import escaped, say
 from oops_celery.cli.views.report import age, candidate
 from oops_celery.dead_letters import letter as reading
-from oops_celery.dead_letters.hold import BrokerError
-from oops_celery.dead_letters.letter import Letter, NoMatch
+from oops_celery.dead_letters.letter import Letter
 from oops_celery.dead_letters.queues import Broker
-from oops_celery.dead_letters.replay import ExportError, Outcome
+from oops_celery.dead_letters.replay import Outcome
 from oops_celery.dead_letters.search import Found, in_messages
+from oops_celery.errors import ExportError, NoMatch, QueueError
 
 #: Columns that a table needs so that whole ids have room in it.
 WIDE = 110
@@ -142,11 +142,11 @@ def connected() -> Iterator[Broker]:
         with Broker(app, say_error) as broker:
             try:
                 yield broker
-            except BrokerError as error:
+            except QueueError as error:
                 if broker.usable:  # that a queue is not there is no trouble
                     raise Failed(str(error)) from None
                 raise
-    except BrokerError as error:
+    except QueueError as error:
         raise CannotTell(str(error)) from None
     except ExportError as error:
         raise Failed(str(error)) from None

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import amqp
 
+from oops_celery.errors import LookedAtTooOften
+
 if TYPE_CHECKING:
     from oops_celery.dead_letters.queues import Broker
 
@@ -29,14 +31,6 @@ SPARE = 2
 
 #: The header in which a quorum queue counts the deliveries that were not acknowledged.
 DELIVERY_COUNT = "x-delivery-count"
-
-
-class BrokerError(Exception):
-    """The broker could not be asked, or said no. Says so in a line."""
-
-
-class LookedAtTooOften(BrokerError):
-    """Looking once more might make RabbitMQ dead-letter what was looked at."""
 
 
 class Hold:

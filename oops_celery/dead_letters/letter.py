@@ -15,6 +15,7 @@ import amqp
 
 from oops_celery import wire
 from oops_celery.dead_letters import park
+from oops_celery.errors import NoMatch
 from oops_celery.transport import messages
 from oops_celery.wire.task import FIRST_FAILED_AT, TASK_NAME, body_of
 
@@ -117,21 +118,6 @@ def sent_again(message: amqp.Message) -> dict[str, Any]:
     if headers.get("task") == TASK_NAME and "retries" in headers:
         headers["retries"] = 0
     return {**options, "headers": headers}
-
-
-class NoMatch(LookupError):
-    """An id, or a part of one, that names nothing, or more than one thing.
-
-    Attributes:
-        part: What was asked for.
-        candidates: The ids that it may mean; empty when there are none.
-    """
-
-    def __init__(self, part: str, candidates: Iterable[str] = ()) -> None:
-        self.part = part
-        self.candidates = sorted(candidates)
-        many = len(self.candidates)
-        super().__init__(f"{many} ids have it" if many else "there is no such id")
 
 
 #: A whole id anywhere in a text, and one without its beginning.

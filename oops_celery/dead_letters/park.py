@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu import Message
 
-from oops_celery.transport.link import Refused
+from oops_celery.errors import Refused
 from oops_celery.transport.sender import Sender
 from oops_celery.wire.task import FIRST_FAILED_AT, body_of
 

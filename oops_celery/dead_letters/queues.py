@@ -5,24 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import amqp
 from kombu.exceptions import OperationalError
 
 from oops_celery.dead_letters import park
-from oops_celery.dead_letters.hold import (
-    DELIVERY_COUNT,
-    SPARE,
-    BrokerError,
-    Hold,
-    ready,
-)
-from oops_celery.operations.depths import lock_of
+from oops_celery.dead_letters.hold import DELIVERY_COUNT, SPARE, Hold, ready
+from oops_celery.errors import QueueError, SendError, Unavailable
 from oops_celery.settings import hide_password
 from oops_celery.topology.compare import compare
 from oops_celery.topology.model import Queue, Topology
-from oops_celery.transport.link import Link, SendError, Unavailable
+from oops_celery.transport.link import Link
 from oops_celery.transport.sender import Sender
 from oops_celery.transport.troubles import in_a_line
 from oops_celery.wire.task import body_of
@@ -45,6 +40,18 @@ TURN_POLL = 0.25
 DELIVERY_LIMIT = 20
 
 
+#: Begins the name of the queue that says that somebody looks into another one.
+LOCK = "oops-celery.looking."
+
+
+def lock_of(queue: str) -> str:
+    """Return the name of the exclusive queue of the one who looks into a queue."""
+    name = LOCK + queue
+    if len(name.encode()) > 255:  # the longest name in AMQP
+        name = LOCK + blake2b(queue.encode()).hexdigest()
+    return name
+
+
 class Broker:
     """A connection to look into queues with. A context manager.
 
@@ -65,7 +72,7 @@ class Broker:
             may not be used, is none.
 
     Raises:
-        BrokerError: By each method, and on entering.
+        QueueError: By each method, and on entering.
     """
 
     def __init__(self, app: App, tell: Callable[[str], None] = lambda _: None) -> None:
@@ -81,9 +88,9 @@ class Broker:
         try:
             self._link = sender.open()
         except Unavailable as error:
-            raise BrokerError(f"{self.name}: {in_a_line(error, TIMEOUT)}") from error
+            raise QueueError(f"{self.name}: {in_a_line(error, TIMEOUT)}") from error
         if self._link.raw is None:
-            raise BrokerError(f"{self.name}: only an AMQP broker can be looked into")
+            raise QueueError(f"{self.name}: only an AMQP broker can be looked into")
         self.usable = True
         return self
 
@@ -121,7 +128,7 @@ class Broker:
         """Tell whether there is a queue of that name."""
         try:
             self.ready(queue)
-        except BrokerError as error:
+        except QueueError as error:
             if isinstance(error.__cause__, amqp.NotFound):
                 return False
             raise
@@ -139,7 +146,7 @@ class Broker:
         try:
             with self.held(queue, to_look=True) as (_, hold), suppress(GeneratorExit):
                 yield from hold
-        except BrokerError:
+        except QueueError:
             if not self._left:  # else Python ends what was forgotten at an interruption
                 raise
 
@@ -177,7 +184,7 @@ class Broker:
         may not make one looks all the same.
 
         Raises:
-            BrokerError: Others have been looking for `TURN_WITHIN` seconds.
+            QueueError: Others have been looking for `TURN_WITHIN` seconds.
         """
         lock = lock_of(queue)
         taken = self._take_turn(queue, lock)
@@ -185,7 +192,7 @@ class Broker:
             yield
         finally:
             if taken and self.usable:
-                with suppress(BrokerError), self.channel() as channel:
+                with suppress(QueueError), self.channel() as channel:
                     channel.queue_delete(lock)
 
     def _take_turn(self, queue: str, lock: str) -> bool:
@@ -196,13 +203,13 @@ class Broker:
                 with self.channel() as channel:
                     channel.queue_declare(lock, exclusive=True)
                 return True
-            except BrokerError as error:
+            except QueueError as error:
                 if not self.usable:
                     raise
                 if not isinstance(error.__cause__, amqp.ResourceLocked):
                     return False
             if time.monotonic() > deadline:
-                raise BrokerError(
+                raise QueueError(
                     f"somebody else has been looking at queue {queue!r} for "
                     f"{TURN_WITHIN:g} s, and hides its messages: try again later"
                 )
@@ -248,7 +255,7 @@ class Broker:
         try:
             sender.send(body_of(message), exchange="", routing_key=queue, **options)
         except SendError as error:
-            raise BrokerError(f"{self.name}: {error}") from error
+            raise QueueError(f"{self.name}: {error}") from error
         finally:
             sender.close()
 
@@ -282,7 +289,7 @@ class Broker:
             yield
         except amqp.ChannelError as error:
             text = f"{self.name}: {error.reply_text or error}"
-            raise BrokerError(text) from error
+            raise QueueError(text) from error
         except (OSError, amqp.AMQPError, OperationalError) as error:
             self.usable = False
-            raise BrokerError(f"{self.name}: {in_a_line(error, TIMEOUT)}") from error
+            raise QueueError(f"{self.name}: {in_a_line(error, TIMEOUT)}") from error

@@ -12,11 +12,11 @@ import amqp
 from oops_celery import wire
 from oops_celery.dead_letters import letter as letters
 from oops_celery.dead_letters import park
-from oops_celery.dead_letters.hold import BrokerError, Hold
+from oops_celery.dead_letters.hold import Hold
 from oops_celery.dead_letters.letter import Letter
 from oops_celery.dead_letters.queues import TIMEOUT, Broker
+from oops_celery.errors import ExportError, QueueError, Refused, SendError, Unavailable
 from oops_celery.repository import folder
-from oops_celery.transport.link import Refused, SendError, Unavailable
 from oops_celery.transport.sender import Sender
 from oops_celery.transport.troubles import in_a_line
 from oops_celery.wire.task import body_of
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 #: Messages of one transaction, and the bytes at which it has enough.
 BATCH = 20
 BATCH_BYTES = 4 * 1024 * 1024
-
-
-class ExportError(Exception):
-    """A report cannot be written to the folder. Says why, in a line."""
 
 
 class Outcome(NamedTuple):
@@ -80,7 +76,7 @@ class Replay:
             wanted: The keys of the letters.
 
         Raises:
-            BrokerError: The broker is in trouble. Nothing is lost.
+            QueueError: The broker is in trouble. Nothing is lost.
         """
         try:
             with self._broker.held(self._queue) as (channel, hold):
@@ -166,7 +162,7 @@ class Replay:
         try:
             self._sender.send(body, exchange="", routing_key=self._queue, **options)
         except SendError as error:
-            raise BrokerError(f"{self._broker.name}: {error}") from error
+            raise QueueError(f"{self._broker.name}: {error}") from error
 
     def _send(
         self,
@@ -184,7 +180,7 @@ class Replay:
             return Outcome(letter.id, f"queue {target!r}: {error}")
         except Unavailable as error:
             why = in_a_line(error, TIMEOUT)
-            raise BrokerError(f"{self._broker.name}: {why}") from error
+            raise QueueError(f"{self._broker.name}: {why}") from error
         hold.ack(message)
         channel.tx_commit()
         return Outcome(letter.id)
@@ -194,7 +190,7 @@ def discard(broker: Broker, queue: str, wanted: Iterable[bytes]) -> Iterator[Out
     """Remove messages from a queue for good.
 
     Raises:
-        BrokerError: The broker is in trouble. What was not removed is still there.
+        QueueError: The broker is in trouble. What was not removed is still there.
     """
     with broker.held(queue) as (_, hold):
         for letter, message in _taken(hold, queue, wanted):
@@ -219,7 +215,7 @@ def export(
         remove: Whether to take a report out of the queue when its file is on the disk.
 
     Raises:
-        BrokerError: The broker is in trouble.
+        QueueError: The broker is in trouble.
         ExportError: A file cannot be written.
     """
     with broker.held(queue) as (_, hold):

@@ -16,9 +16,9 @@ import amqp
 
 from oops_celery import wire
 from oops_celery.dead_letters import letter as letters
-from oops_celery.dead_letters.hold import BrokerError
 from oops_celery.dead_letters.letter import Letter
 from oops_celery.dead_letters.queues import Broker
+from oops_celery.errors import QueueError
 from oops_celery.wire.task import body_of
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class Search:
         try:
             with Broker(self._app, self._news) as broker:
                 self._queues(broker)
-        except BrokerError as error:
+        except QueueError as error:
             self.not_looked_at.append(f"the queues could not be looked at: {error}")
         return self
 
@@ -220,7 +220,7 @@ class Search:
         """Go on after trouble with one queue."""
         try:
             yield
-        except BrokerError as error:
+        except QueueError as error:
             if not broker.usable:
                 raise
             self.not_looked_at.append(f"queue {queue!r}: {error}")

@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 
 from celery.exceptions import Reject
 
-from oops_celery.dispatcher.loop import LOOP
 from oops_celery.dispatcher.message import Message
 from oops_celery.dispatcher.proxy import Answer, Proxy
+from oops_celery.errors import ConsumerFailed
+from oops_celery.receiving.event_loop import LOOP
 
 #: Seconds for which failures of one kind are only counted after one was said.
 SILENCE = 60.0
@@ -27,10 +28,6 @@ SILENCE = 60.0
 logger = logging.getLogger("amqp-dispatcher")
 
 _T = TypeVar("_T")
-
-
-class ConsumerFailed(Exception):
-    """A consumer raised an exception after its answer, which stands."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from oops_celery.transport import messages, troubles
 from oops_celery.transport.acknowledger import Acknowledger
 
 if TYPE_CHECKING:
-    from oops_celery.receiving.request import Request
+    from oops_celery.dispatcher.request import MessageRequest
     from oops_celery.topology.model import ConsumerEntry
 
 #: Bytes of a consumer tag, before what makes it the only one of its kind. AMQP
@@ -282,7 +282,7 @@ class Lane:
             logger.exception("a message of queue %s goes back", self._entry.queue)
             self._reject(message, logger, celery.connection_errors, True)
 
-    def _take(self, request: Request) -> None:
+    def _take(self, request: MessageRequest) -> None:
         request.in_process = self._runner.in_process
         self._runner.put(request)
 
@@ -314,7 +314,7 @@ class Lane:
 class _Taking:
     """Celery's consumer, for a strategy: its tasks go to a lane."""
 
-    def __init__(self, consumer: Any, take: Callable[[Request], None]) -> None:
+    def __init__(self, consumer: Any, take: Callable[[MessageRequest], None]) -> None:
         self._consumer = consumer
         self.on_task_request = take
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import amqp
 
+from oops_celery.errors import AlreadyAnswered
+
 #: Properties of a message that `Proxy.publish` takes beside its headers.
 PROPERTIES = tuple(
     name for name, _ in amqp.Message.PROPERTIES if name != "application_headers"
@@ -21,10 +23,6 @@ class Answer(enum.Enum):
     ACK = "acknowledged"
     REQUEUE = "rejected; back to its queue"
     DROP = "rejected; to the dead letters of its queue, if it has any"
-
-
-class AlreadyAnswered(Exception):
-    """A message has one answer."""
 
 
 class _Call(Coroutine[Any, Any, None]):

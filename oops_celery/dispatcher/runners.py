@@ -24,13 +24,13 @@ from celery import signals
 from celery.worker.state import revoked
 
 from oops_celery.dispatcher.instances import Kind, Outcome, Place, now
-from oops_celery.dispatcher.loop import LOOP
 from oops_celery.dispatcher.message import Message
 from oops_celery.dispatcher.proxy import Answer
+from oops_celery.receiving.event_loop import LOOP
 from oops_celery.wire.task import ORIGINAL
 
 if TYPE_CHECKING:
-    from oops_celery.receiving.request import Request
+    from oops_celery.dispatcher.request import MessageRequest
 
 logger = logging.getLogger("amqp-dispatcher")
 
@@ -49,7 +49,7 @@ class Told:
         self, hub: Any, together: Callable[[], AbstractContextManager[None]]
     ) -> None:
         self._together = together
-        self._calls: deque[tuple[Callable[[], Any], Request | None]] = deque()
+        self._calls: deque[tuple[Callable[[], Any], MessageRequest | None]] = deque()
         self._has_hub = hub is not None
         self._alone = threading.RLock()
         self._woken = False
@@ -62,7 +62,9 @@ class Told:
         if self._has_hub:
             hub.add_reader(self._reader, self._wake)
 
-    def tell(self, call: Callable[[], Any], taken: Request | None = None) -> None:
+    def tell(
+        self, call: Callable[[], Any], taken: MessageRequest | None = None
+    ) -> None:
         """Have something done in the main loop, soon.
 
         Args:
@@ -104,7 +106,7 @@ class Runner:
     #: Whether that is the worker's own process.
     in_process = True
 
-    def put(self, request: Request) -> None:
+    def put(self, request: MessageRequest) -> None:
         """Have a message consumed, when its turn comes."""
         raise NotImplementedError
 
@@ -134,15 +136,15 @@ class Pool(Runner):
 
     in_process = False
 
-    def __init__(self, count: int, begin: Callable[[Request], None]) -> None:
+    def __init__(self, count: int, begin: Callable[[MessageRequest], None]) -> None:
         self._count = count
         self._begin = begin
-        self._waiting: deque[Request] = deque()
+        self._waiting: deque[MessageRequest] = deque()
         self._at_work: set[int] = set()
         self._beginning = False
         self._lock = threading.RLock()
 
-    def put(self, request: Request) -> None:
+    def put(self, request: MessageRequest) -> None:
         """Hand a message to the pool when there is a place."""
         with self._lock:
             self._waiting.append(request)
@@ -191,7 +193,7 @@ class Inside(Runner):
         self._publish = publish
         self._told = told
 
-    async def work(self, place: Place, request: Request) -> None:
+    async def work(self, place: Place, request: MessageRequest) -> None:
         """Consume a message, and tell what became of it."""
         if request.id in revoked:
             self._told.tell(request.revoked)
@@ -209,7 +211,7 @@ class Inside(Runner):
             outcome.reason,
         )
 
-    async def _consumed(self, place: Place, request: Request) -> Outcome:
+    async def _consumed(self, place: Place, request: MessageRequest) -> Outcome:
         """Consume a message, with Celery's signals before and after."""
         message = message_of(request.args[0], request.request_dict)
         about = {
@@ -253,10 +255,10 @@ class Threads(Inside):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._requests: SimpleQueue[Request | None] = SimpleQueue()
+        self._requests: SimpleQueue[MessageRequest | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
-    def put(self, request: Request) -> None:
+    def put(self, request: MessageRequest) -> None:
         """Have a message consumed; the threads begin with the first one."""
         if not self._threads:
             for number in range(self.count):
@@ -300,13 +302,13 @@ class Tasks(Inside):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._requests: deque[Request] = deque()
+        self._requests: deque[MessageRequest] = deque()
         self._idle = [Place(self.kind, in_loop=True) for _ in range(self.count)]
         self._fed = False
         self._closing = False
         self._tasks: set[Any] = set()
 
-    def put(self, request: Request) -> None:
+    def put(self, request: MessageRequest) -> None:
         """Have a message consumed."""
         self._requests.append(request)
         if not self._fed:

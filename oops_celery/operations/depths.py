@@ -5,26 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import amqp
 
+from oops_celery.dead_letters.queues import lock_of
+from oops_celery.errors import Hidden
 from oops_celery.topology.entities import Channel
 from oops_celery.topology.model import Topology
 
 #: Seconds between two looks at whether somebody still hides messages.
 POLL = 0.1
-
-#: Begins the name of the queue that says that somebody looks into another one.
-LOCK = "oops-celery.looking."
-
-
-def lock_of(queue: str) -> str:
-    """Return the name of the exclusive queue of the one who looks into a queue."""
-    name = LOCK + queue
-    if len(name.encode()) > 255:  # the longest name in AMQP
-        name = LOCK + blake2b(queue.encode()).hexdigest()
-    return name
 
 
 @dataclass(frozen=True)
@@ -66,10 +56,6 @@ def depths(
         yield Depth(queue, found.message_count, found.consumer_count)
     if channel is not None:
         channel.close()
-
-
-class Hidden(Exception):
-    """Somebody is looking into a queue: what is being looked at cannot be counted."""
 
 
 def whole_depth(

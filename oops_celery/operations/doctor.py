@@ -15,19 +15,19 @@ import amqp
 import celery
 
 from oops_celery import wire
+from oops_celery.errors import Hidden, ManagementError, SettingsError, Unavailable
 from oops_celery.operations.depths import (
-    Hidden,
     consumed_queues,
     dead_letter_queues,
     depths,
     whole_depth,
 )
-from oops_celery.operations.management import Management, ManagementError
-from oops_celery.receiving import receive
-from oops_celery.settings import Settings, SettingsError
+from oops_celery.operations.management import Management
+from oops_celery.repository.config import configured
+from oops_celery.settings import Settings
 from oops_celery.settings.requirements import SAFE_CELERY, check_worker, numbers
 from oops_celery.topology.compare import compare
-from oops_celery.transport.link import Link, Unavailable
+from oops_celery.transport.link import Link
 from oops_celery.transport.sender import Sender
 from oops_celery.transport.troubles import trouble
 from oops_celery.wire.task import TASK_NAME
@@ -100,7 +100,7 @@ def _is_installed(name: str) -> bool:
 
 def _examine_repository(settings: Settings) -> Finding:
     try:
-        receive.configured(settings)
+        configured(settings)
     except SettingsError as error:
         text, _, fix = str(error).rpartition("; ")
         return Finding("repository", "wrong", text or str(error), text and fix)

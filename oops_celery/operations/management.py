@@ -14,9 +14,7 @@ from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
-
-class ManagementError(Exception):
-    """The management API did not tell. Says why, without the password."""
+from oops_celery.errors import ManagementError
 
 
 class Management:

@@ -13,19 +13,18 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from amqp.exceptions import ConnectionError as BrokerError
+from amqp.exceptions import ConnectionError as AMQPConnectionError
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from oops_celery.errors import Hidden, SendError
 from oops_celery.operations.depths import (
     Depth,
-    Hidden,
     all_queues,
     dead_letter_queues,
     depths,
     whole_depth,
 )
-from oops_celery.transport.link import SendError
 from oops_celery.transport.sender import Sender
 from oops_celery.transport.troubles import in_a_line
 
@@ -117,7 +116,7 @@ class QueueCollector(Collector):
             self._hidden.clear()
             found = list(depths(open_channel, self._queues))
             return [each for one in found if (each := self._whole(open_channel, one))]
-        except (OSError, BrokerError) as error:
+        except (OSError, AMQPConnectionError) as error:
             why = in_a_line(error, self._timeout)
             logger.warning("the broker does not answer: %s", why)
             return None

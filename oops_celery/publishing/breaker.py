@@ -7,9 +7,8 @@ import os
 import threading
 import time
 
-from oops_celery.settings import SettingsError
+from oops_celery.errors import Refused, SendError, SettingsError, Unavailable
 from oops_celery.transport import reentry
-from oops_celery.transport.link import Refused, SendError, Unavailable
 from oops_celery.transport.sender import Sender
 from oops_celery.transport.troubles import in_a_line
 

@@ -15,10 +15,10 @@ from celery import Celery
 from celery.utils.nodenames import anon_nodename
 
 from oops_celery import wire
+from oops_celery.errors import SendError, SettingsError, Unavailable
 from oops_celery.publishing.breaker import Breaker
-from oops_celery.settings import SettingsError
 from oops_celery.transport import reentry
-from oops_celery.transport.link import Link, SendError, Unavailable
+from oops_celery.transport.link import Link
 from oops_celery.transport.pipeline import send_many
 from oops_celery.transport.sender import Sender
 from oops_celery.wire.task import TASK_NAME, task_options

@@ -22,7 +22,6 @@ from kombu import Message
 from vine import promise
 
 from oops_celery import wire
-from oops_celery.celery import Connection
 from oops_celery.dead_letters import park
 from oops_celery.receiving import adoption
 from oops_celery.receiving.batches import Batches
@@ -31,6 +30,7 @@ from oops_celery.receiving.refusals import TICK, refusals
 from oops_celery.topology.declare import is_refusal
 from oops_celery.transport import messages, troubles
 from oops_celery.transport.acknowledger import Acknowledger
+from oops_celery.transport.connection import Connection
 from oops_celery.wire.task import TASK_NAME
 
 #: Seconds that an event waits for others, to go with them in one message: Celery sends

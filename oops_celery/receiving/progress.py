@@ -16,7 +16,7 @@ from billiard.exceptions import Terminated
 from celery.exceptions import Reject, Retry
 
 from oops_celery import wire
-from oops_celery.receiving.receive import NotTaken
+from oops_celery.errors import NotTaken
 
 #: Batches that are at work at the same time, at most; further ones have no notes.
 BATCHES = 1024

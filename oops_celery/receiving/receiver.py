@@ -14,8 +14,9 @@ from kombu.exceptions import OperationalError
 
 from oops_celery import wire
 from oops_celery.dead_letters import park
-from oops_celery.receiving.receive import NotTaken, receive
-from oops_celery.transport.link import Link, SendError
+from oops_celery.errors import NotTaken, SendError
+from oops_celery.receiving.receive import receive
+from oops_celery.transport.link import Link
 from oops_celery.transport.sender import Sender
 from oops_celery.transport.troubles import meaning
 from oops_celery.wire.task import body_of

@@ -12,16 +12,13 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import state
 from celery.worker.state import task_ready
 
-from oops_celery import wire
 from oops_celery.dead_letters import park
-from oops_celery.dispatcher.instances import ConsumerFailed, Outcome
-from oops_celery.dispatcher.proxy import Answer
+from oops_celery.errors import NotTaken, Undecodable
 from oops_celery.receiving import suspects
-from oops_celery.receiving.receive import NotTaken
 from oops_celery.receiving.refusals import refusals
 
 #: What a task raises to say what becomes of its message; and a revoked one's end.
-_ANSWERS = (Reject, Ignore, Retry, Terminated)
+ANSWERS = (Reject, Ignore, Retry, Terminated)
 
 #: Ends of a process.
 _LOST = (WorkerLostError, TimeLimitExceeded, SystemExit, KeyboardInterrupt)
@@ -33,10 +30,7 @@ class Request(celery.worker.request.Request):
     """A message at work in the worker."""
 
     #: Ends of a message that is settled: somewhere else, or answered, by the task.
-    settled: tuple[type[BaseException], ...] = (ConsumerFailed, *_ANSWERS)
-
-    #: Whether it is at work in this process, and not in one of the pool.
-    in_process = False
+    settled: tuple[type[BaseException], ...] = ANSWERS
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         """Tell about the task, and never about what is in the report."""
@@ -56,7 +50,7 @@ class Request(celery.worker.request.Request):
         """
         error = _error_of(exc_info)
         if isinstance(error, self.settled):
-            if not isinstance(error, _ANSWERS):
+            if not isinstance(error, ANSWERS):
                 self.acknowledge()  # before Celery 5.7, it would reject the message
             return super().on_failure(exc_info, *args, **kwargs)
         if self._already_cancelled:
@@ -67,31 +61,6 @@ class Request(celery.worker.request.Request):
         task_ready(self)
         logger.error("%s goes back to its queue: %r", self.id, error)
         return self.reject(requeue=True)
-
-    def on_outcome(self, outcome: Outcome) -> None:
-        """Tell the broker and the events what became of it, in this process."""
-        if outcome.error is None and outcome.answer is Answer.ACK:
-            self.on_success((0, None, outcome.seconds))
-            return
-        task_ready(self)
-        if outcome.answer is not Answer.ACK:
-            self.reject(requeue=outcome.answer is Answer.REQUEUE)
-        else:
-            self.acknowledge()
-        if outcome.error is not None and outcome.answer is not Answer.REQUEUE:
-            self.send_event("task-failed", exception=outcome.reason, traceback="")
-
-    def terminate(self, pool: Any, signal: Any = None) -> None:
-        """End the process that it is at work in, if that is one of the pool."""
-        if self.in_process:
-            logger.warning("%s is not ended: prefork: true would allow it", self.id)
-        else:
-            super().terminate(pool, signal)
-
-    def cancel(self, pool: Any, *args: Any, **kwargs: Any) -> None:
-        """End the process that it is at work in, if that is one of the pool."""
-        if not self.in_process:
-            super().cancel(pool, *args, **kwargs)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """Give back a message that was too slow: before 5.7, Celery keeps it."""
@@ -122,7 +91,7 @@ def _raised(exc_info: Any) -> Any:
 class ReportRequest(Request):
     """A report at work in the worker."""
 
-    settled = (NotTaken, wire.Undecodable, *_ANSWERS)
+    settled = (NotTaken, Undecodable, *ANSWERS)
 
     def on_success(self, failed__retval__runtime: Any, **kwargs: Any) -> Any:
         """Count a report that was taken, and forget how its processes ended before.

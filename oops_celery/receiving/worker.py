@@ -19,13 +19,12 @@ from celery.worker.control import control_command
 
 from oops_celery import logs
 from oops_celery.celery import App, for_a_person, worker_name
-from oops_celery.dispatcher.loop import LOOP
+from oops_celery.errors import SettingsError, TopologyError
 from oops_celery.receiving.batches import MAX_REPORTS
+from oops_celery.receiving.event_loop import LOOP
 from oops_celery.receiving.pool import Pool
-from oops_celery.settings import SettingsError
 from oops_celery.settings.environment import check_worker_options
 from oops_celery.topology.imports import check_imports, guarded, load
-from oops_celery.topology.model import TopologyError
 from oops_celery.topology.problems import read_file
 
 #: Names a file of `logging.config.fileConfig`, as in amqp-dispatcher.

@@ -22,10 +22,10 @@ from typing import Any
 from celery.app.defaults import NAMESPACES, flatten
 from celery.utils.imports import import_from_cwd
 
-from oops_celery.broker_url import SettingsError as SettingsError
 from oops_celery.broker_url import check_other_url, heartbeat_of, whole_number
 from oops_celery.broker_url import hide_password as hide_password
 from oops_celery.broker_url import parse_rabbitmq_url as parse_rabbitmq_url
+from oops_celery.errors import SettingsError
 from oops_celery.settings import celery_settings
 
 #: Where a broker is expected when nothing says otherwise: amqp-dispatcher's default.

@@ -13,7 +13,8 @@ from zoneinfo import ZoneInfo
 
 from celery.utils.time import rate
 
-from oops_celery.broker_url import SettingsError, whole_number
+from oops_celery.broker_url import whole_number
+from oops_celery.errors import SettingsError
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from oops_celery.broker_url import SettingsError
+from oops_celery.errors import SettingsError
 
 if TYPE_CHECKING:
     from oops_celery.celery import App

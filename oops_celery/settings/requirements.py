@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import celery
 
-from oops_celery.settings import SettingsError
+from oops_celery.errors import SettingsError
 
 INSTALL = "pip install 'celery-oops[worker]'"
 

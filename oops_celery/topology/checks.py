@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from oops_celery.errors import TopologyError
 from oops_celery.topology.document import Document, Path
-from oops_celery.topology.problems import Problem, TopologyError
+from oops_celery.topology.problems import Problem
 from oops_celery.topology.rules import check_queues
 from oops_celery.topology.schema import (
     QUEUE_ARGUMENTS,

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from oops_celery.topology.problems import Problem, TopologyError
+from oops_celery.errors import TopologyError
+from oops_celery.topology.problems import Problem
 from oops_celery.topology.schema import MAX_DEPTH, is_target
 from oops_celery.topology.wording import show, show_key, show_path
 

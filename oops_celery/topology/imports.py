@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from celery.utils.imports import import_from_cwd
 
+from oops_celery.errors import UnusableImport
 from oops_celery.topology.document import Reference, references
 from oops_celery.topology.problems import Problem
 from oops_celery.topology.signatures import wrong_with_consumer, wrong_with_handler
@@ -22,10 +23,6 @@ from oops_celery.topology.signatures import wrong_with_consumer, wrong_with_hand
 MAX_TEXT = 300
 
 _T = TypeVar("_T")
-
-
-class Unusable(ValueError):
-    """What is wrong with something that was to be imported."""
 
 
 def load(target: str) -> Any:
@@ -56,25 +53,25 @@ def check_imports(text: bytes) -> list[Problem]:
 
 
 def _complaints(
-    reference: Reference, imported: Callable[[str], ModuleType | Unusable]
+    reference: Reference, imported: Callable[[str], ModuleType | UnusableImport]
 ) -> list[str]:
     module_name, _, name = reference.target.partition(":")
     module = imported(module_name)
-    if isinstance(module, Unusable):
+    if isinstance(module, UnusableImport):
         return [str(module)]
     is_handler = reference.path == "startup_handler"
     wrong_with = wrong_with_handler if is_handler else wrong_with_consumer
     try:
         thing = guarded(name, lambda: _attribute(module, module_name, name))
         return guarded(name, lambda: list(wrong_with(name, thing)))
-    except Unusable as error:
+    except UnusableImport as error:
         return [str(error)]
 
 
-def _imported(name: str) -> ModuleType | Unusable:
+def _imported(name: str) -> ModuleType | UnusableImport:
     try:
         return guarded(f"importing {name}", lambda: _import(name))
-    except Unusable as error:
+    except UnusableImport as error:
         return error
 
 
@@ -88,24 +85,24 @@ def _import(name: str) -> ModuleType:
             text = f"there is no module {name} in the current folder or on PYTHONPATH"
         else:
             text = f"{name} needs the module {error.name}, which is not there"
-        raise Unusable(text) from None
+        raise UnusableImport(text) from None
 
 
 def guarded(what: str, call: Callable[[], _T]) -> _T:
     """Call what runs other people's code: anything may happen in it.
 
     Raises:
-        Unusable: Something happened; the text says `what`, and where.
+        UnusableImport: Something happened; the text says `what`, and where.
     """
     try:
         return call()
-    except (Unusable, KeyboardInterrupt):
+    except (UnusableImport, KeyboardInterrupt):
         raise
     except SystemExit as error:
         code = reprlib.repr(error.code)
-        raise Unusable(f"{what} calls sys.exit({code}); it must not") from None
+        raise UnusableImport(f"{what} calls sys.exit({code}); it must not") from None
     except BaseException as error:
-        raise Unusable(f"{what} raises {_said(error)}") from None
+        raise UnusableImport(f"{what} raises {_said(error)}") from None
 
 
 def _said(error: BaseException) -> str:
@@ -127,4 +124,4 @@ def _attribute(module: Any, module_name: str, name: str) -> Any:
     except AttributeError:
         close = get_close_matches(name, dir(module), 1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise Unusable(f"module {module_name} has no {name}{hint}") from None
+        raise UnusableImport(f"module {module_name} has no {name}{hint}") from None

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import amqp
 import kombu
 
+from oops_celery.errors import TopologyError
 from oops_celery.topology.declare import (
     CLOSED,
     Declaring,
@@ -31,7 +32,7 @@ from oops_celery.topology.declare import (
     is_refusal,
 )
 from oops_celery.topology.entities import Channel, Exchange, Queue
-from oops_celery.topology.problems import Problem, TopologyError, read_file
+from oops_celery.topology.problems import Problem, read_file
 
 if TYPE_CHECKING:
     from oops_celery.topology.schema import ExchangeEntry, QueueEntry

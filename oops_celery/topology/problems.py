@@ -30,35 +30,6 @@ class Problem:
         return f"{where}: {self.text}" if where else self.text
 
 
-class TopologyError(ValueError):
-    """A topology file that cannot be used.
-
-    Attributes:
-        source: The file.
-        problems: All that was found in it, in the order of its lines.
-    """
-
-    def __init__(self, source: str, problems: tuple[Problem, ...]) -> None:
-        super().__init__(source, problems)
-        self.source = source
-        self.problems = problems
-
-    def __str__(self) -> str:
-        fatal = sum(problem.fatal for problem in self.problems)
-        counts = [_count(fatal, "mistake")]
-        if fatal < len(self.problems):
-            counts.append(_count(len(self.problems) - fatal, "warning"))
-        lines = [
-            f"{'' if problem.fatal else 'warning: '}{problem}"
-            for problem in self.problems
-        ]
-        return "\n".join([f"{self.source}: {', '.join(counts)}", *lines])
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 #: Bytes of the largest topology file: some 10,000 queues.
 MAX_FILE = 4 * 1024 * 1024
 

@@ -14,20 +14,10 @@ from amqp.exceptions import MessageNacked
 from kombu import Producer
 from kombu.transport.pyamqp import Channel
 
+from oops_celery.errors import Refused
+
 #: Seconds a polite goodbye to the broker may take.
 CLOSE_TIMEOUT = 0.5
-
-
-class SendError(Exception):
-    """The message was not taken. It may be sent again."""
-
-
-class Refused(SendError):
-    """The broker works, and did not take this message."""
-
-
-class Unavailable(SendError):
-    """The broker could not be asked, or did not answer in time."""
 
 
 class Link:

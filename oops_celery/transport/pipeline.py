@@ -12,13 +12,8 @@ import amqp
 from amqp.exceptions import ChannelError
 from kombu.transport.pyamqp import Channel
 
-from oops_celery.transport.link import (
-    Link,
-    Refused,
-    SendError,
-    Unavailable,
-    forget_inherited,
-)
+from oops_celery.errors import Refused, SendError, Unavailable
+from oops_celery.transport.link import Link, forget_inherited
 from oops_celery.transport.sender import Sender
 
 #: Messages that are on their way at once. More are not faster, and it is what the

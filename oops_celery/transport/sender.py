@@ -16,8 +16,9 @@ from typing import Any
 
 from amqp.exceptions import ChannelError, MessageNacked
 
+from oops_celery.errors import Refused, Unavailable
 from oops_celery.transport import reentry
-from oops_celery.transport.link import Link, Refused, Unavailable, forget_inherited
+from oops_celery.transport.link import Link, forget_inherited
 
 #: Idle connections that are kept for the next report.
 MAX_IDLE = 8

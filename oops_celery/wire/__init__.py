@@ -1,10 +1,10 @@
 """A report as bytes and as a task message: pure functions, no connection."""
 
+from oops_celery.errors import Undecodable
 from oops_celery.wire.clean import MAX_DEPTH, plain
 from oops_celery.wire.library import BSON_LIBRARY
 from oops_celery.wire.report import (
     Encoded,
-    Undecodable,
     decode,
     encode,
     peek,

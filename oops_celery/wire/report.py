@@ -13,14 +13,11 @@ from datetime import datetime
 from hashlib import md5
 from typing import Any, NamedTuple
 
+from oops_celery.errors import Undecodable
 from oops_celery.wire.clean import as_text, clean_document, dumped, is_true
 from oops_celery.wire.elements import TEXT, TIME, elements, text, time
 from oops_celery.wire.library import BSON_LIBRARY, OTHER_LIBRARY, dumps, loads
 from oops_celery.wire.task import MAX_TASK_ID
-
-
-class Undecodable(ValueError):
-    """The body is not one BSON document."""
 
 
 class Encoded(NamedTuple):

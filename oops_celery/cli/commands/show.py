@@ -55,7 +55,8 @@ Examples:
 def command(ctx: click.Context, part: str, as_json: bool, raw: bool) -> None:
     """Find a report and show it."""
     check_usage(as_json, raw)
-    from oops_celery.dead_letters.letter import NoMatch, pasted, resolve
+    from oops_celery.dead_letters.letter import pasted, resolve
+    from oops_celery.errors import NoMatch
 
     if not pasted(part):
         raise click.UsageError("ID is empty")

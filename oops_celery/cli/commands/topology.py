@@ -146,7 +146,7 @@ def diff(
     ctx: click.Context, file: str | None, management_url: str | None, as_json: bool
 ) -> None:
     """Compare the topology with the broker."""
-    from oops_celery.operations.management import ManagementError
+    from oops_celery.errors import ManagementError
     from oops_celery.topology.compare import compare
 
     app = _app()

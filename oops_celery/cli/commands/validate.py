@@ -52,8 +52,9 @@ def find_problems(file: str) -> list[Problem]:
     What the file names in Python is imported.
     """
     from oops_celery.cli.console import others_on_stderr
+    from oops_celery.errors import TopologyError
     from oops_celery.topology.imports import check_imports
-    from oops_celery.topology.model import Problem, Topology, TopologyError
+    from oops_celery.topology.model import Problem, Topology
     from oops_celery.topology.problems import read_file
 
     try:

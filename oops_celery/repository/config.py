@@ -1,0 +1,44 @@
+"""The `oops.Config` that takes the reports in the worker, or the default folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery.utils.imports import import_from_cwd
+
+from oops_celery.errors import SettingsError
+from oops_celery.repository.folder import Repository
+from oops_celery.settings import Settings
+
+if TYPE_CHECKING:
+    import oops
+
+
+def configured(settings: Settings) -> oops.Config | Repository:
+    """Return what takes the reports in the worker.
+
+    Raises:
+        SettingsError: It cannot be had. Says what to do.
+    """
+    if settings.config is None:
+        try:
+            return Repository(settings.repository)
+        except OSError as error:  # the current folder is gone
+            raise SettingsError(
+                f"OOPS_REPOSITORY={settings.repository!r}: the current folder cannot "
+                f"be found: {error.strerror}; start this in another folder"
+            ) from error
+    module_name, _, attribute = settings.config.partition(":")
+    try:
+        config = getattr(import_from_cwd(module_name), attribute)
+    except Exception as error:  # it is a program: anything may happen in it
+        raise SettingsError(
+            f"OOPS_CONFIG={settings.config!r}: {type(error).__name__}: {error}; it "
+            "must be package.module:attribute, importable from the folder of the worker"
+        ) from error
+    if not callable(getattr(config, "publish", None)):
+        raise SettingsError(
+            f"OOPS_CONFIG={settings.config!r} is a {type(config).__name__}: it must be "
+            "an oops.Config"
+        )
+    return config
