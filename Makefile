@@ -34,16 +34,16 @@ test-faults: $(READY) rabbitmq  ## Run the tests that kill, freeze and fill up w
 	$(BIN)/python -m pytest tests/faults $(OPTIONS)
 
 test-protections: $(READY) rabbitmq  ## Take out each protection: its tests must fail; ONLY=confirm
-	@cd tests && exec $(abspath $(BIN))/python -m faults.protections --only "$(ONLY)"
+	@exec $(BIN)/python -m tests.faults.protections --only "$(ONLY)"
 
 soak: $(READY) rabbitmq  ## Have faults at random, and count the reports: SECONDS=600 SEED=1
-	@cd tests && exec $(abspath $(BIN))/python -m faults.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+	@exec $(BIN)/python -m tests.faults.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 soak-losses: $(READY) rabbitmq  ## Lose connections again and again: RUNS=200 LOSSES=12 SEED=1
-	@cd tests && exec $(abspath $(BIN))/python -m faults.losses --runs $(RUNS) --losses $(LOSSES) --seed $(or $(SEED),1) $(OPTIONS)
+	@exec $(BIN)/python -m tests.faults.losses --runs $(RUNS) --losses $(LOSSES) --seed $(or $(SEED),1) $(OPTIONS)
 
 memory: $(READY) rabbitmq  ## Measure the worker's memory, over 100,000 reports
-	@cd tests && exec $(abspath $(BIN))/python -m faults.memory
+	@exec $(BIN)/python -m tests.faults.memory
 
 matrix: $(READY) rabbitmq  ## Test other versions of Celery, Python and RabbitMQ: CELLS="python-3.12 table"
 	@$(BIN)/nox --noxfile noxfile.py $(if $(CELLS),-s $(foreach cell,$(CELLS),"$(cell)"))
@@ -66,7 +66,7 @@ wheel: $(READY)  ## Build dist/celery_oops-VERSION-py3-none-any.whl, to install 
 	@$(BIN)/python -m build --wheel --outdir dist .
 
 screenshots: $(READY) rabbitmq chromium  ## Take those of docs/monitoring.md again
-	SCREENSHOTS=docs $(BIN)/python -m pytest -n 0 tests/test_flower_browser.py
+	SCREENSHOTS=docs $(BIN)/python -m pytest -n 0 tests/journeys/test_flower_browser.py
 
 clean:  ## Remove what the other commands made
 	rm -rf $(VENV) var build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .nox

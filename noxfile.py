@@ -26,14 +26,16 @@ CANNOT = 77
 
 #: What runs in a cell, which is for what differs between versions: no other pools.
 CHOSEN = ["-m", "not long and not installs"]
-if os.environ.get("CI"):  # as the other tests there; see .ci/run
-    CHOSEN += ["--reruns", "1", "-r", "aR"]
-PUBLISHER = ["tests/test_wire.py", "tests/test_publisher.py", "tests/test_failures.py"]
+PUBLISHER = [
+    "tests/wire/test_report.py",
+    "tests/publishing/test_publisher.py",
+    "tests/publishing/test_task_failures.py",
+]
 WORKER = [
     *PUBLISHER,
-    "tests/test_worker.py",
-    "tests/test_cli_doctor.py",
-    "tests/test_journey.py",
+    "tests/receiving/test_worker.py",
+    "tests/cli/test_doctor.py",
+    "tests/journeys/test_journey.py",
 ]
 
 #: The lowest and the highest release of each series, and what is installed for it; the

@@ -251,7 +251,8 @@ def bare_receiver(at: Settings) -> float:
     import amqp
 
     from oops_celery import settings
-    from oops_celery.receiving import receive
+    from oops_celery.receiving.receive import receive
+    from oops_celery.repository.config import configured
 
     config = configured(settings.Settings(repository=at["folder"]))
     connection = amqp.Connection(host=at["host"])
@@ -261,7 +262,7 @@ def bare_receiver(at: Settings) -> float:
     channel.basic_qos(0, 64, False)
 
     def on_message(message: Any) -> None:
-        receive.receive(config, message.body)
+        receive(config, message.body)
         channel.basic_ack(message.delivery_tag)
 
     channel.basic_consume("oopses", callback=on_message)

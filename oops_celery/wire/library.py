@@ -10,6 +10,8 @@ import bson
 if hasattr(bson, "encode"):
     #: The distribution that the module ``bson`` came from.
     BSON_LIBRARY = "pymongo"
+    #: A hint for a body that it cannot read.
+    HINT = ""
     from bson import codec_options
 
     _OPTIONS: Any = codec_options.CodecOptions(tz_aware=True)
@@ -29,8 +31,7 @@ if hasattr(bson, "encode"):
 
 else:
     BSON_LIBRARY = "bson"
-    #: Said of a body that it cannot read.
-    OTHER_LIBRARY = (
+    HINT = (
         " (for the pure Python package bson, which cannot read all that PyMongo's "
         "writes: pip install --force-reinstall --no-deps pymongo, restart the worker, "
         "oops-celery dead replay)"

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from oops_celery.errors import Undecodable
 from oops_celery.wire.clean import as_text, clean_document, dumped, is_true
 from oops_celery.wire.elements import TEXT, TIME, elements, text, time
-from oops_celery.wire.library import BSON_LIBRARY, OTHER_LIBRARY, dumps, loads
+from oops_celery.wire.library import HINT, dumps, loads
 from oops_celery.wire.task import MAX_TASK_ID
 
 
@@ -62,8 +62,7 @@ def decode(body: bytes) -> dict[str, Any]:
     try:
         return loads(body)
     except Exception as error:  # each library raises its own kinds
-        hint = "" if BSON_LIBRARY == "pymongo" else OTHER_LIBRARY
-        raise Undecodable(f"not a BSON document: {as_text(error)}{hint}") from error
+        raise Undecodable(f"not a BSON document: {as_text(error)}{HINT}") from error
 
 
 def task_id(report_id: str | None, body: bytes) -> str:

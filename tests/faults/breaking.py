@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from conftest import eventually
-
-from faults.nodes import Setup, WorkerNode
-from faults.processes import PATIENCE, is_alive
+from tests.faults.nodes import Setup, WorkerNode
+from tests.faults.processes import PATIENCE, is_alive
+from tests.support import eventually
 
 Fault = Callable[[Setup, random.Random], None]
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import amqp
-from conftest import environment, eventually
+
+from tests.support import environment, eventually
 
 #: Where Debian's package has RabbitMQ's programs. Those on PATH must be run by root.
 PROGRAMS = Path("/usr/lib/rabbitmq/bin")

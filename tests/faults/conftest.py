@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pytest_celery import CeleryWorkerCluster
 
-from faults.nodes import BrokerNode, Setup, WorkerNode, prepare
-from faults.processes import BrokerProcess, WorkerProcess
+from tests.faults.nodes import BrokerNode, Setup, WorkerNode, prepare
+from tests.faults.processes import BrokerProcess, WorkerProcess
 
 
 def pytest_configure(config: pytest.Config) -> None:

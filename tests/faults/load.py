@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from conftest import environment
+from tests.support import ROOT, environment
 
 #: Bytes of a report that `Publisher` refuses, and of a common one.
 TOO_LARGE = 20_000_000
@@ -64,7 +64,7 @@ class Load:
         self._home = home
         self._environ = environment(
             RABBITMQ_URL=url,
-            PYTHONPATH=str(Path(__file__).parent.parent),
+            PYTHONPATH=str(ROOT),
             OOPS_TOPOLOGY=str(home / "topology.yml"),
         )
         self._url = url
@@ -85,7 +85,7 @@ class Load:
         """
         for _ in range(processes):
             self._started += 1
-            command = [sys.executable, "-m", "faults.load", str(self._home)]
+            command = [sys.executable, "-m", "tests.faults.load", str(self._home)]
             options = [f"load-{self._started}", str(rate / processes), str(odd)]
             with (self._home / "load.log").open("ab") as log:
                 self._running.append(

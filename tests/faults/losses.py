@@ -1,6 +1,6 @@
 """`make soak-losses`: connections are lost again and again, while reports flow.
 
-python -m faults.losses --runs 200 --losses 12 --seed 1
+python -m tests.faults.losses --runs 200 --losses 12 --seed 1
 
 Each run publishes reports, loses connections of the worker and of the publisher in
 ways that its seed chooses, and has the repository refuse for a while. Afterwards each
@@ -21,14 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kombu
-from conftest import eventually
 
-from faults.ledger import Records
-from faults.nodes import DEAD, TOPOLOGY, BrokerNode, prepare
-from faults.processes import PATIENCE, BrokerProcess, WorkerProcess
-from faults.proxy import Loop, Proxy
 from oops_celery import Publisher, Topology
 from oops_celery.receiving.watchdog import STUCK
+from tests.faults.ledger import Records
+from tests.faults.nodes import DEAD, TOPOLOGY, BrokerNode, prepare
+from tests.faults.processes import PATIENCE, BrokerProcess, WorkerProcess
+from tests.faults.proxy import Loop, Proxy
+from tests.support import eventually
 
 #: Seconds without any progress after which a run has failed: a busy machine is slow.
 STALLED = 30.0

@@ -1,6 +1,6 @@
 """`make memory`: the worker's memory, over many reports and before a large backlog.
 
-python -m faults.memory --reports 100000
+python -m tests.faults.memory --reports 100000
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import tempfile
 from pathlib import Path
 
 import kombu
-from conftest import eventually
 from rich.console import Console
 
 import oops_celery
-from faults.breaking import away
-from faults.load import USUAL
-from faults.nodes import Setup
-from faults.soak import local_setup
+from tests.faults.breaking import away
+from tests.faults.load import USUAL
+from tests.faults.nodes import Setup
+from tests.faults.soak import local_setup
+from tests.support import eventually
 
 #: What the worker's memory may grow by, from a tenth of the reports to all of them.
 ALLOWED = 1.10

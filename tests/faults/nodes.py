@@ -11,19 +11,18 @@ from typing import Any
 
 import amqp
 import psutil
-from conftest import eventually
 from pytest_celery import CeleryTestBroker, CeleryTestSetup, CeleryTestWorker
 
-import oops_celery
-from faults.ledger import Ledger, Records
-from faults.load import Load
-from faults.processes import PATIENCE, LocalProcess
+from tests.faults.ledger import Ledger, Records
+from tests.faults.load import Load
+from tests.faults.processes import PATIENCE, LocalProcess
+from tests.support import PACKAGED, eventually
 
 #: The default topology, with its pauses shortened: 50 ms, 0.3 s, 3 s.
 TOPOLOGY = re.sub(
     r"x_message_ttl: (\d+)",
     lambda found: f"x_message_ttl: {int(found[1]) // 200}",
-    Path(oops_celery.__file__).with_name("topology.yml").read_text(),
+    PACKAGED.read_text(),
 )
 
 WORK = ("oopses", "oopses.retry.1", "oopses.retry.2", "oopses.retry.3")

@@ -12,14 +12,15 @@ from typing import Any
 
 import amqp
 import psutil
-from conftest import environment, eventually
 from rabbitfixture.server import RABBITBIN, RabbitServerResources
+
+from tests.support import environment, eventually
 
 #: Seconds that a start or a stop may take on a busy machine.
 PATIENCE = 90.0
 
-#: Folder that the package ``faults`` is imported from.
-TESTS = Path(__file__).parent.parent
+#: The folder that the package ``tests`` is imported from.
+ROOT = Path(__file__).parent.parent.parent
 
 
 class LocalProcess:
@@ -289,10 +290,10 @@ class WorkerProcess(LocalProcess):
     def environ(self) -> dict[str, str]:
         return environment(
             **{
-                "PYTHONPATH": str(TESTS),
+                "PYTHONPATH": str(ROOT),
                 # Short heartbeats: so a broker in need drops a frozen worker.
                 "RABBITMQ_URL": f"{self._url}?heartbeat=4",
-                "OOPS_CONFIG": "faults.keeper:config",
+                "OOPS_CONFIG": "tests.faults.keeper:config",
                 "OOPS_TOPOLOGY": "topology.yml",
                 **self._settings,
             }

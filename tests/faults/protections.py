@@ -1,6 +1,6 @@
 """`make test-protections`: each protection taken out, and its faults' tests must fail.
 
-python -m faults.protections --only confirm
+python -m tests.faults.protections --only confirm
 
 A test that still passes then proves nothing about that protection.
 """

@@ -1,6 +1,6 @@
 """`make soak`: faults in a random mix, under load, and one table of what became of it.
 
-python -m faults.soak --seconds 600 --seed 1
+python -m tests.faults.soak --seconds 600 --seed 1
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pytest_celery import CeleryBrokerCluster, CeleryWorkerCluster
 from rich.console import Console
 from rich.table import Table
 
-from faults.breaking import MIXED
-from faults.ledger import Ledger
-from faults.nodes import BrokerNode, Setup, WorkerNode, prepare
-from faults.processes import BrokerProcess, LocalProcess, WorkerProcess
+from tests.faults.breaking import MIXED
+from tests.faults.ledger import Ledger
+from tests.faults.nodes import BrokerNode, Setup, WorkerNode, prepare
+from tests.faults.processes import BrokerProcess, LocalProcess, WorkerProcess
 
 #: Reports in a second, of all publishers together; what the machine allows, at most.
 RATE = 600

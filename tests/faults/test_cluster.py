@@ -14,9 +14,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Worker, environment, eventually
 
-from faults.cluster import Cluster, ClusterNode
+from tests.faults.cluster import Cluster, ClusterNode
+from tests.support import ROOT, Worker, environment, eventually
 
 #: What docs/deploying.md says of a cluster: its configuration, and how to watch it.
 PAGE = (ROOT / "docs/deploying.md").read_text()

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import eventually
 
-from faults.breaking import wait_for_log, wait_for_told
-from faults.nodes import Setup
-from faults.processes import PATIENCE
+from tests.faults.breaking import wait_for_log, wait_for_told
+from tests.faults.nodes import Setup
+from tests.faults.processes import PATIENCE
+from tests.support import eventually
 
 RATE = 200
 

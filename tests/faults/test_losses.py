@@ -11,12 +11,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import eventually
 
-from faults.breaking import LOST
-from faults.losses import Field, Plan, runs
-from faults.processes import PATIENCE, BrokerProcess
 from oops_celery.receiving.watchdog import STUCK
+from tests.faults.breaking import LOST
+from tests.faults.losses import Field, Plan, runs
+from tests.faults.processes import PATIENCE, BrokerProcess
+from tests.support import eventually
 
 #: Runs of each kind: FAULTS_RUNS=10 has more of them, FAULTS_SEED=n other ones.
 RUNS = int(os.environ.get("FAULTS_RUNS", "1"))

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from faults.nodes import Setup
-from faults.soak import mix
+from tests.faults.nodes import Setup
+from tests.faults.soak import mix
 
 #: FAULTS_SEED=n chooses the same faults again.
 SEED = int(os.environ.get("FAULTS_SEED") or random.randrange(10**6))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from conftest import eventually
 
-from faults.nodes import Setup
-from faults.processes import is_alive
 from oops_celery import wire
+from tests.faults.nodes import Setup
+from tests.faults.processes import is_alive
+from tests.support import eventually
 
 
 @pytest.mark.workers(2)

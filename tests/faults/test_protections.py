@@ -1,4 +1,4 @@
-"""The list of `faults.protections` is whole, and each edit takes something out."""
+"""The list in `protections.py` is whole, and each of its edits takes something out."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
 
-from faults.protections import PROTECTIONS, WITHOUT, Protection
+from tests.faults.protections import PROTECTIONS, WITHOUT, Protection
+from tests.support import ROOT
 
 #: They test the tests.
 ABOUT_ITSELF = ("test_nodes.py", "test_protections.py")

@@ -6,12 +6,12 @@ import random
 import signal
 
 import pytest
-from conftest import eventually
 
-from faults.breaking import restart_broker, wait_for_told
-from faults.load import TOO_LARGE
-from faults.nodes import DEAD, Setup
-from faults.processes import PATIENCE, TESTS
+from tests.faults.breaking import restart_broker, wait_for_told
+from tests.faults.load import TOO_LARGE
+from tests.faults.nodes import DEAD, Setup
+from tests.faults.processes import PATIENCE, ROOT
+from tests.support import eventually
 
 RATE = 100
 
@@ -110,13 +110,13 @@ def test_a_time_limit_ends_what_hangs(celery_setup: Setup) -> None:
     assert log.count(f"[{once}] received") == log.count(f"[{always}] received") == 2
 
 
-@pytest.mark.workers(1, PYTHONPATH=f"{TESTS}:{TESTS}/faults/clock")
+@pytest.mark.workers(1, PYTHONPATH=f"{ROOT}:{ROOT}/tests/faults/clock")
 def test_time_jumps(celery_setup: Setup) -> None:
     """`time.time` of worker and publishers goes a day ahead, then two days back.
 
     Also while the broker is away, and publishers pause before they ask it again.
     """
-    path = f"{TESTS}:{TESTS}/faults/clock"
+    path = f"{ROOT}:{ROOT}/tests/faults/clock"
     celery_setup.load.start(RATE, PYTHONPATH=path)
     celery_setup.wait_for_kept(50)
     for jump in (86_400, -86_400):

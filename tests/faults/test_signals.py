@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import eventually
 
-from faults.losses import Field
-from faults.processes import PATIENCE, BrokerProcess
+from tests.faults.losses import Field
+from tests.faults.processes import PATIENCE, BrokerProcess
+from tests.support import eventually
 
 SUPERVISOR = """
 [supervisord]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from conftest import eventually
 
-from faults.breaking import MISSED, order, wait_for_told
-from faults.nodes import Setup
-from faults.processes import PATIENCE
+from tests.faults.breaking import MISSED, order, wait_for_told
+from tests.faults.nodes import Setup
+from tests.faults.processes import PATIENCE
+from tests.support import eventually
 
 RATE = 200
 

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from faults.breaking import FAULTS, Fault, order, wait_for_told
-from faults.nodes import DEAD, Setup
+from tests.faults.breaking import FAULTS, Fault, order, wait_for_told
+from tests.faults.nodes import DEAD, Setup
 
 #: Reports in a second, of all publishers together.
 RATE = 200

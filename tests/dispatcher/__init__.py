@@ -1,0 +1,1 @@
+"""Tests of amqp-dispatcher's consumers."""

@@ -1,0 +1,1 @@
+"""Tests of what users do: README, examples, pages of docs/, installs, Flower."""
