@@ -65,7 +65,7 @@ class _Commands(Group):
         """Return a command, or None where there is none of that name."""
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
-        module = import_module(f"{__name__}.{cmd_name.replace('-', '_')}")
+        module = import_module(f"{__name__}.commands.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 

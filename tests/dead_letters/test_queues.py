@@ -13,10 +13,10 @@ import bson
 import pytest
 
 from oops_celery.celery import AMQP, App, Loader
-from oops_celery.dead_letters.queues import Broker
+from oops_celery.dead_letters.queues import Broker, lock_of
 from oops_celery.dead_letters.replay import discard
 from oops_celery.errors import Hidden, LookedAtTooOften, QueueError
-from oops_celery.operations.depths import lock_of, whole_depth
+from oops_celery.operations.depths import whole_depth
 from oops_celery.operations.metrics import QueueCollector
 from tests.support import PACKAGED, Node, eventually
 from tests.support.parking import DEAD, MAIN, Command, declare

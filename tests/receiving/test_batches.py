@@ -16,6 +16,7 @@ from celery.exceptions import Reject, Retry
 
 from oops_celery import Publisher, Topology, wire
 from oops_celery.errors import NotTaken
+from oops_celery.receiving import batches, progress, suspects
 from oops_celery.receiving.batches import (
     MAX_BYTES,
     MAX_REPORTS,
@@ -24,7 +25,6 @@ from oops_celery.receiving.batches import (
 )
 from oops_celery.receiving.delay import Later
 from oops_celery.receiving.progress import End
-from oops_celery.receiving.receive import batches, progress, suspects
 from tests.support import QUICK_TOPOLOGY, Node, Worker, eventually
 
 # -- What goes together: no broker ----------------------------------------------------

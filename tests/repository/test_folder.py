@@ -23,8 +23,10 @@ import oops_celery
 from oops_celery import FolderPublisher, settings, wire
 from oops_celery.dead_letters import search
 from oops_celery.publishing.resubmit import waiting
-from oops_celery.receiving import receive
+from oops_celery.receiving.receive import receive
 from oops_celery.repository import folder, reader
+from oops_celery.repository.config import configured
+from oops_celery.repository.groups import Seen
 from tests.support import environment
 
 NOW = datetime.datetime.now(timezone.utc).replace(microsecond=0)
@@ -152,7 +154,7 @@ def test_any_id_has_a_file_that_is_found(report_id: str, tmp_path: Path) -> None
     assert (found.id, found.path) == (kept, str(path))
     assert waiting(tmp_path / "repository") == [path]
     (name,) = reader.files(where, NOW.date(), 1)
-    assert [type(one) for one in reader.read(where, [name])] == [reader.Seen]
+    assert [type(one) for one in reader.read(where, [name])] == [Seen]
 
 
 @pytest.mark.slow
@@ -295,9 +297,9 @@ def test_a_worker_keeps_the_bytes_as_they_came(tmp_path: Path) -> None:
         foreign,
         wire.encode({"type": "ValueError", "time": NOW, "n": [1, b"a"]}).body,
     ]
-    repository = receive.configured(settings.Settings(repository=str(tmp_path)))
+    repository = configured(settings.Settings(repository=str(tmp_path)))
     for body in bodies:
-        assert receive.receive(repository, body) == [wire.decode(body)["id"]]
+        assert receive(repository, body) == [wire.decode(body)["id"]]
     assert {path.read_bytes() for path in files(tmp_path)} == set(bodies)
 
 
@@ -318,6 +320,6 @@ def test_a_report_that_a_filter_let_through_has_the_bytes_of_the_publisher(
     body = wire.encode(
         {"time": NOW, "n": 1, "large": 2**40, "bytes": b"\0", "nested": {"a": [1.5]}}
     ).body
-    receive.receive(config, body)
+    receive(config, body)
     (path,) = files(tmp_path)
     assert path.read_bytes() == body

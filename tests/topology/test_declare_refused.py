@@ -12,7 +12,8 @@ import amqp
 import kombu
 import pytest
 
-from oops_celery.topology.model import Topology, declare
+from oops_celery.topology import declare
+from oops_celery.topology.model import Topology
 from tests.support import PACKAGED, Node, Worker, environment, eventually
 from tests.support.refusing import (
     BASIC_CONSUME,
