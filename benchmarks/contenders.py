@@ -252,9 +252,9 @@ def bare_receiver(at: Settings) -> float:
 
     from oops_celery import settings
     from oops_celery.receiving.receive import receive
-    from oops_celery.repository.config import configured
+    from oops_celery.repository.config import load_config
 
-    config = configured(settings.Settings(repository=at["folder"]))
+    config = load_config(settings.Settings(repository=at["folder"]))
     connection = amqp.Connection(host=at["host"])
     connection.connect()
     channel = connection.channel()

@@ -155,10 +155,10 @@ class App(Celery):
         Raises:
             SettingsError: It cannot be had.
         """
-        from oops_celery.repository.config import configured
+        from oops_celery.repository.config import load_config
 
         with for_a_person():
-            return configured(self.oops)
+            return load_config(self.oops)
 
     @cached_property
     def on_amqp(self) -> bool:

@@ -13,11 +13,11 @@ from oops_celery.dispatcher.instances import Instances, Kind
 from oops_celery.dispatcher.runners import message_of
 from oops_celery.receiving.event_loop import LOOP
 from oops_celery.receiving.outcome import Task as OutcomeStands
-from oops_celery.topology.imports import load
+from oops_celery.topology.imports import import_object
 
 
 def _register(target: str) -> Instances:
-    instances = Instances(Kind(partial(load, target), target))
+    instances = Instances(Kind(partial(import_object, target), target))
 
     @app.task(
         bind=True,

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds before a report goes back to its queue when it can be neither kept, nor
 #: retried later, nor parked: it comes again at once.
-GIVE_BACK_PAUSE = 1.0
+REJECT_PAUSE = 1.0
 
 
 @app.task(
@@ -64,7 +64,7 @@ def republish(self: Task, body: bytes) -> list[str] | None:
         if not isinstance(error, SendError):
             logger.exception("%s can be neither retried nor parked", self.request.id)
         with suppress(SoftTimeLimitExceeded):
-            time.sleep(GIVE_BACK_PAUSE)
+            time.sleep(REJECT_PAUSE)
         raise Reject(f"{error}; goes back to its queue", requeue=True) from error
     raise failure
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from oops_celery.transport.link import Link
 
 #: Seconds that the broker may take to let us in, and for each answer after that.
-TIMEOUT = 3.0
+BROKER_TIMEOUT = 3.0
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -96,17 +96,17 @@ def connected(app: App, any_broker: bool = False) -> Iterator[Link]:
     from oops_celery.transport.troubles import in_a_line
 
     name = broker_name(app)
-    sender = Sender(app.connection_for_read, TIMEOUT, confirm=False)
+    sender = Sender(app.connection_for_read, BROKER_TIMEOUT, confirm=False)
     try:
         link = sender.open()
     except Unavailable as error:
-        raise CannotTell(f"{name}: {in_a_line(error, TIMEOUT)}") from None
+        raise CannotTell(f"{name}: {in_a_line(error, BROKER_TIMEOUT)}") from None
     if link.raw is None and not any_broker:
         raise CannotTell(f"{name}: only a RabbitMQ can be asked; set RABBITMQ_URL")
     try:
         yield link
     except (OSError, AMQPConnectionError) as error:
-        raise CannotTell(f"{name}: {in_a_line(error, TIMEOUT)}") from None
+        raise CannotTell(f"{name}: {in_a_line(error, BROKER_TIMEOUT)}") from None
     finally:
         link.close()
 

@@ -24,8 +24,7 @@ from oops_celery.cli.broker import CannotTell
 from oops_celery.cli.commands.show import news, say_error
 from oops_celery.cli.console import escaped, say
 from oops_celery.cli.views.report import age, candidate
-from oops_celery.dead_letters import letter as reading
-from oops_celery.dead_letters.letter import Letter
+from oops_celery.dead_letters.letter import Letter, read_letter, resolve
 from oops_celery.dead_letters.queues import Broker
 from oops_celery.dead_letters.replay import Outcome
 from oops_celery.dead_letters.search import Found, in_messages
@@ -96,7 +95,7 @@ class Choice:
         meant, wrong = set(), False
         for part in self._ids:
             try:
-                meant.add(reading.resolve(part, known))
+                meant.add(resolve(part, known))
             except NoMatch as error:
                 tell_candidates(error, letters)
                 wrong = True
@@ -136,7 +135,7 @@ def dead_queue(name: str | None) -> str:
 
 
 @contextmanager
-def connected() -> Iterator[Broker]:
+def open_queues() -> Iterator[Broker]:
     """Connect to the broker; what goes wrong there, or with a file, is said."""
     try:
         with Broker(app, say_error) as broker:
@@ -155,9 +154,9 @@ def connected() -> Iterator[Broker]:
 def look(queue: str) -> list[Letter]:
     """Return what is known of each message of a queue."""
     letters = []
-    with connected() as broker, news(f"looking into {queue}") as tell:
+    with open_queues() as broker, news(f"looking into {queue}") as tell:
         for message in broker.browse(queue):
-            letters.append(reading.read(message, queue))
+            letters.append(read_letter(message, queue))
             if len(letters) % 100 == 1:
                 tell(str(len(letters)))
     return letters
@@ -169,10 +168,10 @@ def find(queue: str, part: str) -> list[Found]:
     Raises:
         Failed: There is none, or more than one.
     """
-    with connected() as broker, news("searching") as tell:
+    with open_queues() as broker, news("searching") as tell:
         found = in_messages(broker.browse(queue), queue, part, tell)
     try:
-        whole = reading.resolve(part, {one.id for one in found})
+        whole = resolve(part, {one.id for one in found})
     except NoMatch as error:
         tell_candidates(error, found)
         raise Failed(f"not shown from {queue}") from None
@@ -222,7 +221,7 @@ def act(
     console = Console(stderr=True)
     bar = Progress(console=console, disable=not console.is_terminal)
     try:
-        with connected() as broker, bar:
+        with open_queues() as broker, bar:
             task = bar.add_task(doing, total=len(wanted))
             for outcome in action(broker, [letter.key for letter in wanted]):
                 if outcome.why:

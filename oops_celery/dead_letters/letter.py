@@ -75,7 +75,7 @@ class Letter:
     size: int
 
 
-def read(message: amqp.Message, queue: str) -> Letter:
+def read_letter(message: amqp.Message, queue: str) -> Letter:
     """Read a message that lies in `queue`. Whatever it holds, this does not fail."""
     headers: Mapping[str, Any] = message.headers or {}
     body = body_of(message)
@@ -104,12 +104,12 @@ def read(message: amqp.Message, queue: str) -> Letter:
     )
 
 
-def sent_again(message: amqp.Message) -> dict[str, Any]:
+def replay_options(message: amqp.Message) -> dict[str, Any]:
     """Return the headers and properties with which a parked message starts anew.
 
     Its own, without those of parking; a report has all its retries again.
     """
-    options = park.sent_again(message.headers, message.properties)
+    options = park.resend_options(message.headers, message.properties)
     headers = {
         name: value
         for name, value in options["headers"].items()
@@ -127,8 +127,8 @@ _WHOLE_IDS = (
 )
 
 
-def pasted(text: str) -> str:
-    """Return the id, or the part of one, in what somebody has pasted.
+def clean_id(text: str) -> str:
+    """Return the id, or the part of one, in what somebody has clean_id.
 
     That may be a sentence or a URL with a whole id in it, or a part of an id with
     spaces, quotes, brackets or a full stop around it, or at the end of a URL's path.
@@ -148,22 +148,22 @@ def _bare(text: str) -> str:
     return re.sub(r"^\W+|\W+$", "", text)
 
 
-def has(one: str, part: str) -> bool:
-    """Tell whether an id has a part, as it stands there or as it may be pasted."""
-    found = pasted(part)
+def has_id(one: str, part: str) -> bool:
+    """Tell whether an id has a part, as it stands there or as it may be clean_id."""
+    found = clean_id(part)
     return (bool(part) and part in one) or (bool(found) and found in one.lower())
 
 
 def resolve(part: str, ids: Iterable[str]) -> str:
-    """Return the one id that `part` is, or is a part of; see `pasted`.
+    """Return the one id that `part` is, or is a part of; see `clean_id`.
 
     Raises:
         NoMatch: There is none, or more than one.
     """
-    matching = {one for one in ids if has(one, part)}
+    matching = {one for one in ids if has_id(one, part)}
     if part in matching:
         return part
-    found = pasted(part)
+    found = clean_id(part)
     whole = {one for one in matching if one.lower() == found}
     for meant in (whole, matching):
         if len(meant) == 1:

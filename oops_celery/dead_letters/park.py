@@ -80,7 +80,7 @@ def kept_properties(properties: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: had[name] for name in KEPT_PROPERTIES if had.get(name) is not None}
 
 
-def sent_again(
+def resend_options(
     headers: Mapping[str, Any] | None, properties: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Return what `Sender.send` takes, beside the body, to send a message again."""
@@ -147,7 +147,7 @@ def send(
     error: BaseException | None = None,
 ) -> None:
     """Send a dead letter, as `park` does, to an exchange with a routing key."""
-    options = sent_again(headers, properties)
+    options = resend_options(headers, properties)
     options["headers"] = {
         FIRST_FAILED_AT: now(),
         **options["headers"],

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from oops_celery.celery import App
 
 #: Seconds that connecting, and each answer of the broker, may take.
-TIMEOUT = 5.0
+LOOK_TIMEOUT = 5.0
 
 #: Seconds that messages which were looked at may take to be ready again.
 BACK_WITHIN = 2.0
@@ -61,7 +61,7 @@ class Broker:
             for message in broker.browse("oopses.dead"):
                 print(message.headers)
 
-    Entering it connects. Each wait ends after `TIMEOUT` seconds.
+    Entering it connects. Each wait ends after `LOOK_TIMEOUT` seconds.
 
     Args:
         app: Knows where the broker is, and the topology.
@@ -83,12 +83,14 @@ class Broker:
         self.usable = True
 
     def __enter__(self) -> Broker:
-        sender = Sender(self._app.connection_for_write, TIMEOUT, confirm=False)
+        sender = Sender(self._app.connection_for_write, LOOK_TIMEOUT, confirm=False)
         self.usable = False
         try:
             self._link = sender.open()
         except Unavailable as error:
-            raise QueueError(f"{self.name}: {in_a_line(error, TIMEOUT)}") from error
+            raise QueueError(
+                f"{self.name}: {in_a_line(error, LOOK_TIMEOUT)}"
+            ) from error
         if self._link.raw is None:
             raise QueueError(f"{self.name}: only an AMQP broker can be looked into")
         self.usable = True
@@ -113,7 +115,7 @@ class Broker:
         What it has taken and not acknowledged is in its queue again when it is closed.
         """
         raw = self._raw
-        with self._in_a_line(), raw.transport.having_timeout(TIMEOUT):
+        with self._in_a_line(), raw.transport.having_timeout(LOOK_TIMEOUT):
             channel = raw.channel()
             channel.auto_decode = False
             yield channel
@@ -235,7 +237,7 @@ class Broker:
             queues=(Queue(queue, durable=True, queue_arguments=arguments),)
         )
         assert self._link is not None
-        with self._in_a_line(), self._raw.transport.having_timeout(TIMEOUT):
+        with self._in_a_line(), self._raw.transport.having_timeout(LOOK_TIMEOUT):
             found = compare(asked, self._link.connection.channel)
         for each in found:
             if each.argument == "x_delivery_limit" and each.what == "different":
@@ -245,13 +247,13 @@ class Broker:
 
     def send_copy(self, queue: str, message: amqp.Message) -> None:
         """Put a copy of a message, with all that it tells, into its own queue."""
-        options = park.sent_again({}, message.properties)
+        options = park.resend_options({}, message.properties)
         options["headers"] = {
             name: value
             for name, value in (message.headers or {}).items()
             if name not in (DELIVERY_COUNT, "x-acquired-count")
         }
-        sender = Sender(self._app.connection_for_write, TIMEOUT)
+        sender = Sender(self._app.connection_for_write, LOOK_TIMEOUT)
         try:
             sender.send(body_of(message), exchange="", routing_key=queue, **options)
         except SendError as error:
@@ -292,4 +294,6 @@ class Broker:
             raise QueueError(text) from error
         except (OSError, amqp.AMQPError, OperationalError) as error:
             self.usable = False
-            raise QueueError(f"{self.name}: {in_a_line(error, TIMEOUT)}") from error
+            raise QueueError(
+                f"{self.name}: {in_a_line(error, LOOK_TIMEOUT)}"
+            ) from error

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import amqp
 
 from oops_celery import wire
-from oops_celery.dead_letters import letter as letters
 from oops_celery.dead_letters import park
 from oops_celery.dead_letters.hold import Hold
-from oops_celery.dead_letters.letter import Letter
-from oops_celery.dead_letters.queues import TIMEOUT, Broker
+from oops_celery.dead_letters.letter import Letter, read_letter, replay_options
+from oops_celery.dead_letters.queues import LOOK_TIMEOUT, Broker
 from oops_celery.errors import ExportError, QueueError, Refused, SendError, Unavailable
 from oops_celery.repository import folder
 from oops_celery.transport.sender import Sender
@@ -63,7 +62,7 @@ class Replay:
         self._app = app
         self._broker = broker
         self._queue = queue
-        self._sender = Sender(app.connection_for_write, TIMEOUT)
+        self._sender = Sender(app.connection_for_write, LOOK_TIMEOUT)
         self._transits: dict[str, str | None] = {}
         self._batch: list[tuple[Letter, amqp.Message, str]] = []
         self._bytes = 0
@@ -125,7 +124,7 @@ class Replay:
         message: amqp.Message,
         transit: str,
     ) -> None:
-        options = letters.sent_again(message)
+        options = replay_options(message)
         again = amqp.Message(
             body_of(message),
             application_headers=options.pop("headers"),
@@ -157,7 +156,7 @@ class Replay:
         self._transits.clear()
 
     def _put_back(self, message: amqp.Message) -> None:
-        options = park.sent_again(message.headers, message.properties)
+        options = park.resend_options(message.headers, message.properties)
         body = body_of(message)
         try:
             self._sender.send(body, exchange="", routing_key=self._queue, **options)
@@ -173,13 +172,13 @@ class Replay:
         target: str,
     ) -> Outcome:
         body = body_of(message)
-        options = letters.sent_again(message)
+        options = replay_options(message)
         try:
             self._sender.send(body, exchange="", routing_key=target, **options)
         except Refused as error:
             return Outcome(letter.id, f"queue {target!r}: {error}")
         except Unavailable as error:
-            why = in_a_line(error, TIMEOUT)
+            why = in_a_line(error, LOOK_TIMEOUT)
             raise QueueError(f"{self._broker.name}: {why}") from error
         hold.ack(message)
         channel.tx_commit()
@@ -250,7 +249,7 @@ def _taken(
     left = Counter(wanted)
     number = left.total()
     for message in hold:
-        letter = letters.read(message, queue)
+        letter = read_letter(message, queue)
         if left[letter.key] <= 0:
             continue
         left[letter.key] -= 1

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import amqp
 
 from oops_celery import wire
-from oops_celery.dead_letters import letter as letters
-from oops_celery.dead_letters.letter import Letter
+from oops_celery.dead_letters.letter import Letter, clean_id, has_id, read_letter
 from oops_celery.dead_letters.queues import Broker
 from oops_celery.errors import QueueError
 from oops_celery.wire.task import body_of
@@ -85,7 +84,7 @@ def in_repository(
         part: A part of the id, or the start of the file's name.
         news: Told how far the search is.
     """
-    wanted = letters.pasted(part).encode("utf-8", "surrogateescape")
+    wanted = clean_id(part).encode("utf-8", "surrogateescape")
     with suppress(OSError):
         for day in sorted(filter(_DAY.fullmatch, os.listdir(folder)), reverse=True):
             news(day)
@@ -120,7 +119,7 @@ def _in_file(path: str, part: str, wanted: bytes) -> Iterator[Found]:
         body = _as_bson(body)
         known = wire.peek(body, ("id", "type"))
         own = known.get("id") or name
-        if named or letters.has(own, part):
+        if named or has_id(own, part):
             time = wire.peek_time(body, "time")
             yield Found(own, known.get("type", ""), time, body, path=path)
 
@@ -198,7 +197,7 @@ class Search:
         self.looked_at.append(f"repository {folder}{'' if there else ' (not there)'}")
         for found in in_repository(folder, self._part, self._news):
             _add(self.found, found, self._part)
-            whole = letters.pasted(self._part)
+            whole = clean_id(self._part)
             if found.id.lower() == whole and _WHOLE_ID.fullmatch(whole):
                 return
 
@@ -206,17 +205,17 @@ class Search:
         main = self._app.oops.queue
         topology = self._app.topology
         for queue in topology.dead_letter_queues(main):
-            with self._said(broker, queue.name):
+            with self._note_trouble(broker, queue.name):
                 messages = broker.browse(queue.name)
                 for found in in_messages(messages, queue.name, self._part, self._news):
                     _add(self.found, found, self._part)
                 self.looked_at.append(f"queue {queue.name}")
         for name in (main, *(queue.name for queue in topology.retry_queues(main))):
-            with self._said(broker, name):
+            with self._note_trouble(broker, name):
                 self.waiting[name] = broker.ready(name)
 
     @contextmanager
-    def _said(self, broker: Broker, queue: str) -> Iterator[None]:
+    def _note_trouble(self, broker: Broker, queue: str) -> Iterator[None]:
         """Go on after trouble with one queue."""
         try:
             yield
@@ -241,8 +240,8 @@ def in_messages(
     for number, message in enumerate(messages, 1):
         if number % NEWS_EVERY == 1:
             news(f"queue {queue}, message {number}")
-        letter = letters.read(message, queue)
-        if letters.has(letter.id, part):
+        letter = read_letter(message, queue)
+        if has_id(letter.id, part):
             one = Found(
                 letter.id,
                 letter.type,
@@ -261,7 +260,7 @@ def _add(found: list[Found], one: Found, part: str) -> None:
 
     The others are not to be shown, and all bodies may be more than memory holds.
     """
-    whole = letters.pasted(part)
+    whole = clean_id(part)
     if found and found[0].id != one.id:
         if found[0].body and found[0].id != part and found[0].id.lower() != whole:
             found[:] = [replace(each, body=b"") for each in found]

@@ -47,7 +47,7 @@ class Outcome:
     @property
     def reason(self) -> str:
         """What the consumer raised, or else its answer, in words."""
-        return self.answer.value if self.error is None else _said(self.error)
+        return self.answer.value if self.error is None else _described(self.error)
 
 
 class Kind:
@@ -62,7 +62,7 @@ class Kind:
         self.load = load
         self.name = name
         #: When a failure of each type was last said, and how many there were since.
-        self._said: dict[type, tuple[float, int]] = {}
+        self._described: dict[type, tuple[float, int]] = {}
 
     @property
     def is_async(self) -> bool:
@@ -72,11 +72,11 @@ class Kind:
     def failed(self, what: str, error: BaseException) -> None:
         """Say that one of its instances failed; the same only once a minute."""
         now = time.monotonic()
-        said_at, more = self._said.get(type(error), (-SILENCE, 0))
+        said_at, more = self._described.get(type(error), (-SILENCE, 0))
         if now - said_at < SILENCE:
-            self._said[type(error)] = said_at, more + 1
+            self._described[type(error)] = said_at, more + 1
             return
-        self._said[type(error)] = now, 0
+        self._described[type(error)] = now, 0
         so_often = f" ({more} times more since it was said last)" if more else ""
         logger.error("%s%s failed%s", self.name, what, so_often, exc_info=error)
 
@@ -188,7 +188,7 @@ async def _waited_for(awaitable: Awaitable[Any]) -> Any:
     return LOOP.run(awaitable)
 
 
-def _said(error: BaseException) -> str:
+def _described(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"
     except Exception:  # str() runs code of whoever made the error

@@ -25,7 +25,7 @@ from oops_celery.dispatcher.instances import Kind
 from oops_celery.dispatcher.runners import Pool, Runner, Tasks, Threads, Told
 from oops_celery.receiving import adoption
 from oops_celery.topology.declare import is_refusal
-from oops_celery.topology.imports import load
+from oops_celery.topology.imports import import_object
 from oops_celery.transport import messages, troubles
 from oops_celery.transport.acknowledger import Acknowledger
 
@@ -68,7 +68,7 @@ class Dispatching(bootsteps.StartStopStep):
     def _runner(self, consumer: Any, entry: ConsumerEntry) -> Runner:
         if entry.prefork:
             return Pool(entry.consumer_count, consumer.on_task_request)
-        kind = Kind(partial(load, entry.consumer), entry.consumer)
+        kind = Kind(partial(import_object, entry.consumer), entry.consumer)
         runs = Tasks if kind.is_async else Threads
         publish = consumer.app.sender.send
         return runs(entry.consumer_count, kind, publish, self._told)

@@ -113,7 +113,7 @@ def consumed_queues(topology: Topology, reports: str) -> list[str]:
     return list(dict.fromkeys([*queues, *(each.queue for each in topology.consumers)]))
 
 
-def dead_letter_queues(topology: Topology, reports: str) -> list[str]:
+def final_dead_letter_queues(topology: Topology, reports: str) -> list[str]:
     """Return the names of the queues where dead letters end, for a person to look at.
 
     Those are the ones that dead letters are led to, unless somebody takes messages

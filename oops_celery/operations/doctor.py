@@ -18,12 +18,12 @@ from oops_celery import wire
 from oops_celery.errors import Hidden, ManagementError, SettingsError, Unavailable
 from oops_celery.operations.depths import (
     consumed_queues,
-    dead_letter_queues,
     depths,
+    final_dead_letter_queues,
     whole_depth,
 )
 from oops_celery.operations.management import Management
-from oops_celery.repository.config import configured
+from oops_celery.repository.config import load_config
 from oops_celery.settings import Settings
 from oops_celery.settings.requirements import SAFE_CELERY, check_worker, numbers
 from oops_celery.topology.compare import compare
@@ -100,7 +100,7 @@ def _is_installed(name: str) -> bool:
 
 def _examine_repository(settings: Settings) -> Finding:
     try:
-        configured(settings)
+        load_config(settings)
     except SettingsError as error:
         text, _, fix = str(error).rpartition("; ")
         return Finding("repository", "wrong", text or str(error), text and fix)
@@ -211,7 +211,7 @@ def _examine_queues(
     found = compare(topology, open_channel)
     differing = [each for each in found if each.what != "unknown"]
     if differing:
-        named = "; ".join(map(_said, differing[:NAMED]))
+        named = "; ".join(map(_in_words, differing[:NAMED]))
         left = len(differing) - NAMED
         more = f" (and {left} more)" if left > 0 else ""
         yield Finding(
@@ -227,7 +227,7 @@ def _examine_queues(
         yield Finding("topology", "ok", f"as in {topology.source}")
 
     consumed = consumed_queues(topology, app.oops.queue)
-    parked = dead_letter_queues(topology, app.oops.queue)
+    parked = final_dead_letter_queues(topology, app.oops.queue)
     known = {each.queue: each for each in depths(open_channel, [*consumed, *parked])}
     for queue in consumed:
         if queue in known and known[queue].consumers == 0:
@@ -271,7 +271,7 @@ def _examine_dead_letters(open_channel: Any, queue: str) -> Finding:
     )
 
 
-def _said(difference: Any) -> str:
+def _in_words(difference: Any) -> str:
     if difference.what != "missing":
         return str(difference)
     note = f" ({difference.note})" if difference.note else ""

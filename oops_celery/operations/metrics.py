@@ -21,8 +21,8 @@ from oops_celery.errors import Hidden, SendError
 from oops_celery.operations.depths import (
     Depth,
     all_queues,
-    dead_letter_queues,
     depths,
+    final_dead_letter_queues,
     whole_depth,
 )
 from oops_celery.transport.sender import Sender
@@ -50,7 +50,7 @@ class QueueCollector(Collector):
         self, app: App, topology: Topology, timeout: float, patience: float
     ) -> None:
         self._queues = all_queues(topology, app.oops.queue)
-        self._dead = dead_letter_queues(topology, app.oops.queue)
+        self._dead = final_dead_letter_queues(topology, app.oops.queue)
         self._timeout = timeout
         self._sender = Sender(app.connection_for_read, timeout, confirm=False)
         #: When each queue was last seen empty; at first, when the looking began.

@@ -42,7 +42,7 @@ class Breaker:
         #: The process that the prober is a thread of: threads stay behind in a fork.
         self._pid = 0
 
-    def may_try(self) -> bool:
+    def admit(self) -> bool:
         """Return whether a report may try the broker now."""
         if self._good:
             return True
@@ -69,7 +69,7 @@ class Breaker:
             error: Why.
             seconds: How long that took.
         """
-        reason = _reason(error, self._sender)
+        reason = _in_words(error, self._sender)
         new, self.reason = reason != self.reason, reason
         if isinstance(error, Unavailable):
             self._quick = seconds < QUICK
@@ -109,7 +109,7 @@ class Breaker:
             self._good = True
 
 
-def _reason(error: SendError, sender: Sender) -> str:
+def _in_words(error: SendError, sender: Sender) -> str:
     if isinstance(error, Refused):
         return str(error)
     try:

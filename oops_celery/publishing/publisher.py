@@ -150,7 +150,7 @@ class Publisher:
             return self._publish(report)
 
     def _publish(self, report: Mapping[str, Any]) -> list[str]:
-        if not self._health.may_try():
+        if not self._health.admit():
             return []
         encoded = wire.encode(report, self.inherit_id)
         started = time.monotonic()
@@ -202,7 +202,7 @@ class Publisher:
 
         def messages() -> Iterator[tuple[bytes, dict[str, Any]]]:
             for encoded, report in reports:
-                may = self._health.may_try()
+                may = self._health.admit()
                 options = None
                 try:
                     options = self._options(encoded, report) if may else None

@@ -81,7 +81,7 @@ def resubmit(files: list[Path], publisher: Publisher) -> Iterator[Outcome]:
                 body = _content(path, file)
                 report = wire.decode(body)
             except (OSError, wire.Undecodable) as error:
-                outcomes.append(Outcome(path, None, _reason(error)))
+                outcomes.append(Outcome(path, None, _error_in_words(error)))
                 if file is not None:
                     os.close(file)
                 continue
@@ -104,7 +104,7 @@ def resubmit(files: list[Path], publisher: Publisher) -> Iterator[Outcome]:
     yield from _all_of(outcomes)
 
 
-def _reason(error: Exception) -> str:
+def _error_in_words(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
@@ -147,7 +147,7 @@ def _check_removable(path: Path) -> None:
     except NotADirectoryError:
         return
     except OSError as error:
-        why = f"it could not be removed: {_reason(error)}"
+        why = f"it could not be removed: {_error_in_words(error)}"
         raise OSError(error.errno, why, str(path)) from None
 
 
@@ -166,7 +166,7 @@ def _remove(path: Path) -> str:
             os.truncate(path, 0)
         except OSError:
             emptied = ", nor emptied: the next run sends it again"
-        return f"it was sent, and cannot be removed{emptied}: {_reason(error)}"
+        return f"it was sent, and cannot be removed{emptied}: {_error_in_words(error)}"
     return ""
 
 

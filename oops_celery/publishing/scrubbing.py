@@ -85,9 +85,9 @@ class Scrubber:
             if self._is_secret(key):
                 return SCRUBBED
             if isinstance(value, str):
-                return self._text(value)
+                return self._scrubbed_text(value)
             if isinstance(value, bytes):
-                return self._text(value.decode("latin-1")).encode("latin-1")
+                return self._scrubbed_text(value.decode("latin-1")).encode("latin-1")
             if not isinstance(value, (Mapping, list, tuple)):
                 return value
             if id(value) in known:
@@ -118,7 +118,7 @@ class Scrubber:
             key = key.decode("latin-1")
         return isinstance(key, str) and bool(self._secret.search(_letters(key)))
 
-    def _text(self, text: str) -> str:
+    def _scrubbed_text(self, text: str) -> str:
         """Blank the secrets of the URLs in a text."""
         pieces, end = [], 0
         for found in _PARAMETER.finditer(text):
@@ -152,7 +152,7 @@ def plain(report: MutableMapping[str, Any], _context: Any = None) -> None:
         report: The report. It is changed.
         _context: What `oops.Config` gives to hooks; of no interest here.
     """
-    made = wire.plain(report)
+    made = wire.cleaned(report)
     if made is not None:
         report.clear()
         report.update(made)

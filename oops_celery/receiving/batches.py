@@ -23,8 +23,7 @@ from celery.worker.request import Request
 from celery.worker.state import task_ready
 
 from oops_celery.receiving import suspects
-from oops_celery.receiving.delay import PAUSE as ALONE_PAUSE
-from oops_celery.receiving.delay import Later
+from oops_celery.receiving.delay import DELAY, Later
 from oops_celery.receiving.progress import (
     TOLD,
     WIDTH,
@@ -109,9 +108,9 @@ class Batches:
             report.goes_on_as(request)
             return
         if redelivered and not self._alone:
-            self._alone_from = time.monotonic() + ALONE_PAUSE
+            self._alone_from = time.monotonic() + DELAY
         if redelivered:
-            self._consumer.timer.call_after(ALONE_PAUSE, self.begin)
+            self._consumer.timer.call_after(DELAY, self.begin)
         (self._alone if redelivered else self._waiting).append(request)
         self.begin()
 

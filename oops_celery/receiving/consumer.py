@@ -41,7 +41,7 @@ EVENTS_PAUSE = 0.1
 EVENTS_AT_ONCE = 1000
 
 #: Seconds before a message that cannot be parked goes back: it comes again at once.
-GIVE_BACK_PAUSE = 1.0
+REQUEUE_PAUSE = 1.0
 
 #: Seconds before the next connection: at first, and at most.
 FIRST_PAUSE = 0.5
@@ -319,7 +319,7 @@ class Consumer(CelerysConsumer):
             )
             give_back = message.reject_log_error
             self.timer.call_after(
-                GIVE_BACK_PAUSE, give_back, (logger, self.connection_errors, True)
+                REQUEUE_PAUSE, give_back, (logger, self.connection_errors, True)
             )
             return
         message.ack_log_error(logger, self.connection_errors)

@@ -19,7 +19,7 @@ from oops_celery.topology.declare import is_refusal
 from oops_celery.transport import troubles
 
 #: Seconds before a control queue that was refused is asked for again.
-PAUSE = 5.0
+CONTROL_PAUSE = 5.0
 
 #: Seconds before that if the refusal closed the connection, which is that of the
 #: reports: at first, and at most. Then it waits for the next connection.
@@ -27,7 +27,7 @@ FIRST_LONG_PAUSE = 60.0
 LONGEST_PAUSE = 3600.0
 
 #: Seconds that each answer of the broker may take: the worker's loop stands still.
-TIMEOUT = 5.0
+CONTROL_TIMEOUT = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -98,14 +98,14 @@ class Mailbox(_Saying, Pidbox):
                 text = "the broker refuses the control queue, and closed the connection"
                 raise amqp.RecoverableConnectionError(text) from None
             self._close_channel(c)
-            c.timer.call_after(PAUSE, self._start_again, (c, c.connection))
+            c.timer.call_after(CONTROL_PAUSE, self._start_again, (c, c.connection))
         else:
             self.taken()
 
     def _start_again(self, c: Any, connection: Any) -> None:
         current = c.connection is connection and connection.connected
         if current and self.consumer is None:
-            with connection.connection.transport.having_timeout(TIMEOUT):
+            with connection.connection.transport.having_timeout(CONTROL_TIMEOUT):
                 self.start(c)
 
 
@@ -122,7 +122,7 @@ class GreenMailbox(_Saying, gPidbox):
                 self.refused(error)
             else:
                 return
-            time.sleep(PAUSE)
+            time.sleep(CONTROL_PAUSE)
             # Stopped in the meantime, or already started again.
             if stopping is None or self._node_shutdown is not stopping:
                 return

@@ -12,7 +12,7 @@ from typing import Any
 from celery.worker.request import Request
 
 #: Seconds that they wait, at least.
-PAUSE = 0.1
+DELAY = 0.1
 
 
 class Later:
@@ -34,7 +34,7 @@ class Later:
     def on_task_request(self, request: Request) -> None:
         """Begin a report: at once if it is new, else after a pause."""
         if request.delivery_info["redelivered"]:
-            pause = random.uniform(1, 3) * PAUSE
+            pause = random.uniform(1, 3) * DELAY
             self._consumer.timer.call_after(pause, self._begin, (request,))
         else:
             self._consumer.on_task_request(request)

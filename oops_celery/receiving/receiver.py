@@ -31,13 +31,13 @@ GIVE_UP_AFTER = 120.0
 CONNECT_PAUSE = 0.1
 
 #: Seconds that connecting, an answer of the broker, or sending a message may take.
-TIMEOUT = 5.0
+RECEIVER_TIMEOUT = 5.0
 
 #: Seconds between two looks at `Receiver.stopping`.
 POLL = 0.5
 
 #: Seconds that a message which nobody took is held.
-PAUSE = 5.0
+RECEIVER_PAUSE = 5.0
 
 #: Messages that the broker hands out before one of them is acknowledged. While some
 #: are held, the others go on.
@@ -103,7 +103,7 @@ class Receiver:
         self.went_bad: float | None = None
         #: Messages that nobody took, and when each is to be sent again.
         self._held: deque[tuple[float, amqp.Message]] = deque()
-        self._sender = Sender(lambda: self.connection_factory(), TIMEOUT)
+        self._sender = Sender(lambda: self.connection_factory(), RECEIVER_TIMEOUT)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of queue {self.queue_name!r}>"
@@ -151,7 +151,7 @@ class Receiver:
 
     def _run(self) -> None:
         """Receive over one connection."""
-        link = Link(self.connection_factory(), confirm=False, timeout=TIMEOUT)
+        link = Link(self.connection_factory(), confirm=False, timeout=RECEIVER_TIMEOUT)
         try:
             self.connection = link.connection
             self._work(link.raw, self._subscribe())
@@ -194,12 +194,12 @@ class Receiver:
         Args:
             message: A message that `channel` delivered.
         """
-        if self._is_done(message):
+        if self._process(message):
             self.channel.basic_ack(message.delivery_tag)
         else:
-            self._held.append((time.monotonic() + PAUSE, message))
+            self._held.append((time.monotonic() + RECEIVER_PAUSE, message))
 
-    def _is_done(self, message: amqp.Message) -> bool:
+    def _process(self, message: amqp.Message) -> bool:
         body = body_of(message)
         if body == self.sentinel:
             self.stopping = True
@@ -259,7 +259,7 @@ class Receiver:
                     body_of(message),
                     exchange="",
                     routing_key=self.queue_name,
-                    **park.sent_again(message.headers, message.properties),
+                    **park.resend_options(message.headers, message.properties),
                 )
             except SendError as failure:
                 logger.error(

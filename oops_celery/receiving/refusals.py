@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
 #: Seconds between two warnings.
-PAUSE = 60.0
+WARNING_INTERVAL = 60.0
 
 #: Seconds between two looks at whether a warning is due.
 TICK = 5.0
@@ -76,7 +76,7 @@ class Refusals:
         """Log what is to be said now."""
         with self._lock:
             now = self._clock()
-            if self._told_at is not None and now - self._told_at < PAUSE:
+            if self._told_at is not None and now - self._told_at < WARNING_INTERVAL:
                 return
             refused, taken, total = self._refused, self._taken, self._total
             if not total or not (refused or taken):

@@ -125,13 +125,13 @@ class ReportRequest(Request):
         elif (
             not (self._already_cancelled or _is_stopping())
             and suspects.add(self.id) > 1
-            and self._is_parked(error)
+            and self._park(error)
         ):
             suspects.forget(self.id)
             return None
         return super().on_failure(exc_info, *args, **kwargs)
 
-    def _is_parked(self, error: BaseException) -> bool:
+    def _park(self, error: BaseException) -> bool:
         lost = isinstance(error, _LOST)
         reason = f"its process died again: {error}" if lost else f"again: {error!r}"
         queue = self.app.oops.queue

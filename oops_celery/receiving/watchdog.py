@@ -14,7 +14,7 @@ from celery import bootsteps
 from celery.worker import state
 
 #: Seconds between two looks, and looks in a row that must find the same.
-PAUSE = 5.0
+LOOK_INTERVAL = 5.0
 LOOKS = 6
 
 #: What the log says.
@@ -42,7 +42,9 @@ class Watchdog(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         """Look from now on."""
         self._looks = 0
-        self._timer = consumer.timer.call_repeatedly(PAUSE, self._look, (consumer,))
+        self._timer = consumer.timer.call_repeatedly(
+            LOOK_INTERVAL, self._look, (consumer,)
+        )
 
     def stop(self, _: Any) -> None:
         """Look no longer."""
@@ -68,7 +70,7 @@ class Watchdog(bootsteps.StartStopStep):
         logger.critical(
             "%s for %g s: %d messages; %s; processes: %s; it takes a new connection",
             STUCK,
-            PAUSE * LOOKS,
+            LOOK_INTERVAL * LOOKS,
             len(state.reserved_requests),
             consumer.batches or "no batches",
             consumer.pool.info.get("processes", consumer.pool.num_processes),

@@ -24,7 +24,7 @@ from oops_celery.receiving.batches import MAX_REPORTS
 from oops_celery.receiving.event_loop import LOOP
 from oops_celery.receiving.pool import Pool
 from oops_celery.settings.environment import check_worker_options
-from oops_celery.topology.imports import check_imports, guarded, load
+from oops_celery.topology.imports import check_imports, guarded, import_object
 from oops_celery.topology.problems import read_file
 
 #: Names a file of `logging.config.fileConfig`, as in amqp-dispatcher.
@@ -155,7 +155,7 @@ def _check(app: App) -> None:
 
 def _call(handler: str) -> None:
     def call() -> None:
-        result = load(handler)()
+        result = import_object(handler)()
         if inspect.isawaitable(result):
             LOOP.run(result)
 

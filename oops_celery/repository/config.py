@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import oops
 
 
-def configured(settings: Settings) -> oops.Config | Repository:
+def load_config(settings: Settings) -> oops.Config | Repository:
     """Return what takes the reports in the worker.
 
     Raises:

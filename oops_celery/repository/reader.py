@@ -94,7 +94,7 @@ def files(folder: str, last: date, days: int) -> list[str]:
     return found
 
 
-def read(
+def read_reports(
     folder: str, names: Iterable[str], texts: tuple[str, ...] = Groups.TEXTS
 ) -> Iterator[Seen | Unreadable | None]:
     """Read reports, one for each name; None where the file has gone meanwhile.

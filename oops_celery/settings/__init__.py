@@ -131,7 +131,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
             continue
         key = name[len(PREFIX) :].lower()
         if key in _OWN:
-            own[key] = _read(name, value, "celeryconfig")
+            own[key] = _own_setting(name, value, "celeryconfig")
         elif key in celery_options:
             if celery_settings.has_effect(name):
                 celery_settings.check(name, value, celery_options[key])
@@ -144,7 +144,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
             continue
         key = name[len(PREFIX) :].lower() if name.startswith(PREFIX) else ""
         if key in _OWN:
-            own[key] = _read(name, text, "environment")
+            own[key] = _own_setting(name, text, "environment")
         elif key in celery_options:
             if celery_settings.has_effect(name):
                 celery[key] = _from_text(name, text, celery_options[key])
@@ -179,7 +179,7 @@ def _celeryconfig(environ: Mapping[str, str]) -> ModuleType | None:
         ) from error
 
 
-def _read(name: str, value: Any, place: str) -> Any:
+def _own_setting(name: str, value: Any, place: str) -> Any:
     reader, expected = _OWN[name[len(PREFIX) :].lower()]
     try:
         return reader(value)

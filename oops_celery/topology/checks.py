@@ -45,7 +45,7 @@ class Declarations:
     warnings: tuple[Problem, ...]
 
 
-def read(text: str | bytes, source: str) -> Declarations:
+def read_topology(text: str | bytes, source: str) -> Declarations:
     """Return what a topology file says.
 
     Args:

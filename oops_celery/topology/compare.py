@@ -103,7 +103,7 @@ def _compare(
     refusal = _ask(declaring, kind, thing, partial(declare, passive=True))
     if refusal is not None:
         what = "missing" if refusal.code == 404 else "unknown"
-        said, note = _said(refusal, what), _note(thing)
+        said, note = _refusal_in_words(refusal, what), _note(thing)
         return [Difference(kind, thing.name, what, broker=said, note=note)]
     found: list[Difference] = []
     asked = copy.copy(thing)
@@ -116,7 +116,7 @@ def _compare(
         difference = refusal.difference()
         if difference is None:
             unknown = Difference(kind, thing.name, "unknown")
-            found.append(replace(unknown, broker=_said(refusal, "unknown")))
+            found.append(replace(unknown, broker=_refusal_in_words(refusal, "unknown")))
             break
         argument, mine, theirs = difference
         if any(each.argument == argument for each in found):
@@ -144,7 +144,7 @@ def _note(thing: Any) -> str:
     return "; ".join(f"{key}: {why}" for key, why in denied(entry))
 
 
-def _said(refusal: Refusal, what: str) -> str:
+def _refusal_in_words(refusal: Refusal, what: str) -> str:
     return "" if what == "missing" else refusal.text
 
 
@@ -210,7 +210,7 @@ def _unknown_exchanges(topology: Topology, declaring: Declaring) -> list[Differe
             refusal = _ask(declaring, "exchange", looked_for, declare)
             if refusal is not None:
                 what = "missing" if refusal.code == 404 else "unknown"
-                said = _said(refusal, what)
+                said = _refusal_in_words(refusal, what)
                 found.append(Difference("exchange", name, what, broker=said))
     return found
 

@@ -25,7 +25,7 @@ MAX_TEXT = 300
 _T = TypeVar("_T")
 
 
-def load(target: str) -> Any:
+def import_object(target: str) -> Any:
     """Return what ``package.module:name`` means, importable from the current folder.
 
     Raises:
@@ -102,10 +102,10 @@ def guarded(what: str, call: Callable[[], _T]) -> _T:
         code = reprlib.repr(error.code)
         raise UnusableImport(f"{what} calls sys.exit({code}); it must not") from None
     except BaseException as error:
-        raise UnusableImport(f"{what} raises {_said(error)}") from None
+        raise UnusableImport(f"{what} raises {_exception_in_words(error)}") from None
 
 
-def _said(error: BaseException) -> str:
+def _exception_in_words(error: BaseException) -> str:
     name = type(error).__name__
     try:
         text = textwrap.shorten(str(error), MAX_TEXT, placeholder=" ...")

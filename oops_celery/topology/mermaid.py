@@ -28,18 +28,18 @@ def mermaid(graph: Flow) -> str:
         lines.append(f"    {name}{_SHAPES[node.kind].format(_label(node))}")
     for edge in graph.edges:
         arrow = "-.->" if edge.dies else "-->"
-        label = f'|"{_text(edge.label)}"|' if edge.label else ""
+        label = f'|"{_quoted(edge.label)}"|' if edge.label else ""
         lines.append(f"    {names[edge.source]} {arrow}{label} {names[edge.target]}")
     return "\n".join(lines) + "\n"
 
 
 def _label(node: Node) -> str:
     kind = "" if node.kind in ("program", "worker") else f"{node.kind} "
-    note = f"<br/>{_text(node.note)}" if node.note else ""
-    return _text(f"{kind}{node.name}") + note
+    note = f"<br/>{_quoted(node.note)}" if node.note else ""
+    return _quoted(f"{kind}{node.name}") + note
 
 
-def _text(text: str) -> str:
+def _quoted(text: str) -> str:
     safe = "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode()
         for char in text

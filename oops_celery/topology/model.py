@@ -123,10 +123,10 @@ class Topology:
             TopologyError: It cannot be used; every mistake is named.
         """
         # YAML and pydantic: the file that comes with oops-celery needs neither.
-        from oops_celery.topology.checks import read
+        from oops_celery.topology.checks import read_topology
 
         with _no_garbage_collection():
-            file = read(text, source)
+            file = read_topology(text, source)
             return cls(
                 exchanges=tuple(map(_exchange, file.exchanges)),
                 queues=tuple(map(_queue, file.queues)),

@@ -120,7 +120,7 @@ def meaning(error: BaseException) -> Trouble:
     if "blocked by the broker" in str(error):
         return _ALARM
     for each in chain:
-        if isinstance(each, AMQPError) and (found := _said(each)):
+        if isinstance(each, AMQPError) and (found := _meaning_of_reply(each)):
             return found
     for kind, found in _BELOW:
         if any(isinstance(each, kind) for each in chain):
@@ -135,7 +135,7 @@ def trouble(error: BaseException) -> tuple[str, str]:
     return found.text, found.fix
 
 
-def _said(error: AMQPError) -> Trouble | None:
+def _meaning_of_reply(error: AMQPError) -> Trouble | None:
     """Return what a broker's answer means; None if it has said nothing.
 
     The codes are AMQP 0-9-1's (its constants); RabbitMQ tells more in the text.

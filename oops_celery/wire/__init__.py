@@ -1,7 +1,7 @@
 """A report as bytes and as a task message: pure functions, no connection."""
 
 from oops_celery.errors import Undecodable
-from oops_celery.wire.clean import MAX_DEPTH, plain
+from oops_celery.wire.clean import MAX_DEPTH, cleaned
 from oops_celery.wire.library import BSON_LIBRARY
 from oops_celery.wire.report import (
     Encoded,
@@ -34,11 +34,11 @@ __all__ = [
     "SERIALIZER",
     "Encoded",
     "Undecodable",
+    "cleaned",
     "decode",
     "encode",
     "peek",
     "peek_time",
-    "plain",
     "summary",
     "task_id",
 ]

@@ -21,7 +21,7 @@ _FLAT = frozenset({str, int, float, bool, bytes, datetime, type(None)})
 _SEQUENCES = frozenset({list, tuple})
 
 
-def plain(report: Mapping[str, Any]) -> dict[str, Any] | None:
+def cleaned(report: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return a report with texts for what BSON cannot hold; None if it can hold all."""
     return None if dumped(report) is not None else clean_document(report)
 

@@ -424,9 +424,9 @@ def test_a_retry_queue_that_goes_away_loses_no_report(
 
 
 def letter_key(message: Any) -> bytes:
-    from oops_celery.dead_letters.letter import read
+    from oops_celery.dead_letters.letter import read_letter
 
-    return read(message, DEAD).key
+    return read_letter(message, DEAD).key
 
 
 def test_a_replayed_report_is_taken_by_a_worker(
@@ -565,7 +565,7 @@ def test_a_frozen_broker_is_one_line_and_soon(
 def test_a_broker_that_freezes_while_we_look_is_noticed(
     parking: Parking, an_app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oops_celery.dead_letters.queues.TIMEOUT", 1.0)
+    monkeypatch.setattr("oops_celery.dead_letters.queues.LOOK_TIMEOUT", 1.0)
     parking.park(*many(200, size=50_000))
     with pytest.raises(QueueError, match="no answer within 1 s"), Broker(an_app) as it:
         messages = it.browse(DEAD)

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 
 from oops_celery import Topology
 from oops_celery.cli import main
-from oops_celery.operations.depths import dead_letter_queues
+from oops_celery.operations.depths import final_dead_letter_queues
 from oops_celery.operations.doctor import CLOCK_TOLERANCE, examine_clock
 from tests.support import PACKAGED, Node, Worker, environment, eventually
 from tests.support.management import management_url
@@ -357,7 +357,7 @@ def test_a_clock_that_is_not_the_brokers(ahead: float) -> None:
 
 
 def test_queues_of_dead_letters_are_those_that_nobody_takes_from() -> None:
-    assert dead_letter_queues(Topology.load(), "oopses") == ["oopses.dead"]
+    assert final_dead_letter_queues(Topology.load(), "oopses") == ["oopses.dead"]
     topology = Topology.parse("""
     queues:
       - {queue: a, x_dead_letter_exchange: dead}
@@ -369,7 +369,7 @@ def test_queues_of_dead_letters_are_those_that_nobody_takes_from() -> None:
          x_dead_letter_exchange: "", x_dead_letter_routing_key: a}
     consumers: [{consumer: "m:C", queue: watched}, {consumer: "m:C", queue: a}]
     """)
-    assert dead_letter_queues(topology, "oopses") == ["b.dead", "a.dead"]
+    assert final_dead_letter_queues(topology, "oopses") == ["b.dead", "a.dead"]
 
 
 # -- How it is used -------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oops_celery.dead_letters.letter import has, pasted, resolve
+from oops_celery.dead_letters.letter import clean_id, has_id, resolve
 from oops_celery.errors import NoMatch
 
 HEX = "68c5cd8feec37c1e2d9e2a8d9d2a5f3c"
@@ -37,8 +37,8 @@ def test_what_is_around_an_id_and_its_case_do_not_matter(
 ) -> None:
     text = around.format(part)
     assert resolve(text, {WHOLE, OTHER, "order-17"}) == WHOLE
-    assert has(WHOLE, text)
-    assert not has("order-17", text)
+    assert has_id(WHOLE, text)
+    assert not has_id("order-17", text)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_whole_id_is_found_in_a_text(text: str) -> None:
 
 
 def test_a_longer_number_is_no_id() -> None:
-    assert not has(WHOLE, HEX + "0")
+    assert not has_id(WHOLE, HEX + "0")
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,9 @@ def test_an_id_of_somebody_elses_is_what_it_is() -> None:
 
 @given(st.text())
 def test_any_text_is_taken(text: str) -> None:
-    found = pasted(text)
+    found = clean_id(text)
     assert found == found.strip()
-    assert pasted(found) in (found, "") or "/" in found or "%" in found
+    assert clean_id(found) in (found, "") or "/" in found or "%" in found
 
 
 @given(st.text(), st.text())

@@ -148,9 +148,9 @@ def test_taking_some_leaves_the_others_in_their_places(
     ids = fill(declared, 300)
     wanted = {ids[0], ids[7], ids[299]}
     with Broker(an_app) as broker:
-        from oops_celery.dead_letters import letter as letters
+        from oops_celery.dead_letters.letter import read_letter
 
-        found = [letters.read(one, DEAD) for one in broker.browse(DEAD)]
+        found = [read_letter(one, DEAD) for one in broker.browse(DEAD)]
         keys = [letter.key for letter in found if letter.id in wanted]
         assert len(list(discard(broker, DEAD, keys))) == 3
     assert look(an_app) == [one for one in ids if one not in wanted]

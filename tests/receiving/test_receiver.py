@@ -66,7 +66,7 @@ def dead_queue(node: Node) -> None:
 
 @pytest.fixture
 def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receiver, "PAUSE", 0.2)
+    monkeypatch.setattr(receiver, "RECEIVER_PAUSE", 0.2)
     monkeypatch.setattr(receiver, "POLL", 0.1)
 
 
@@ -221,7 +221,7 @@ def test_a_refused_report_is_tried_again_while_others_go_on(
     eventually(lambda: len(keeper.taken) == 50)
     eventually(lambda: keeper.tries[0] >= 3)
     tries = keeper.tries[0]
-    assert tries <= (time.monotonic() - started) / receiver.PAUSE + 1
+    assert tries <= (time.monotonic() - started) / receiver.RECEIVER_PAUSE + 1
     assert f"{wire.encode({'n': 0}).id} of queue received is not taken" in caplog.text
     keeper.wants = lambda number: True
     eventually(lambda: len(keeper.taken) == 51)
@@ -346,7 +346,7 @@ def test_garbage_that_cannot_be_parked_stays_in_the_queue(
     lines = "declare a queue received.dead for such messages"
     eventually(lambda: caplog.text.count(lines) > 2 * len(GARBAGE))
     tries = caplog.text.count(lines)
-    rounds = (time.monotonic() - started) / receiver.PAUSE + 1
+    rounds = (time.monotonic() - started) / receiver.RECEIVER_PAUSE + 1
     assert tries <= len(GARBAGE) * rounds
     running.stop()
     bodies = sorted(message.body or b"" for message in node.messages(QUEUE))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from oops_celery.receiving.refusals import PAUSE, Refusals
+from oops_celery.receiving.refusals import WARNING_INTERVAL, Refusals
 from tests.support import Node, Worker, eventually
 
 
@@ -37,7 +37,7 @@ def test_the_first_is_said_at_once_and_the_others_once_a_minute(
     assert line.endswith(
         ": 1; last reason: OSError: full 0; they wait in oopses.retry.2"
     )
-    now[0] += PAUSE
+    now[0] += WARNING_INTERVAL
     refusals.taken()
     refusals.tell()
     refusals.tell()
@@ -57,14 +57,14 @@ def test_that_reports_are_taken_again_is_said_once(
     refusals.tell()
     refusals.refused("OSError: full", "oopses.retry.1")
     said()
-    now[0] += PAUSE
+    now[0] += WARNING_INTERVAL
     refusals.tell()  # neither taken nor refused: nobody knows
     assert said() == []
     refusals.taken()
     refusals.tell()
     (line,) = said()
     assert line.startswith("reports are taken again; 1 were refused since 20")
-    now[0] += PAUSE
+    now[0] += WARNING_INTERVAL
     refusals.taken()
     refusals.tell()
     assert said() == []

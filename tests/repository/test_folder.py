@@ -25,7 +25,7 @@ from oops_celery.dead_letters import search
 from oops_celery.publishing.resubmit import waiting
 from oops_celery.receiving.receive import receive
 from oops_celery.repository import folder, reader
-from oops_celery.repository.config import configured
+from oops_celery.repository.config import load_config
 from oops_celery.repository.groups import Seen
 from tests.support import environment
 
@@ -154,7 +154,7 @@ def test_any_id_has_a_file_that_is_found(report_id: str, tmp_path: Path) -> None
     assert (found.id, found.path) == (kept, str(path))
     assert waiting(tmp_path / "repository") == [path]
     (name,) = reader.files(where, NOW.date(), 1)
-    assert [type(one) for one in reader.read(where, [name])] == [Seen]
+    assert [type(one) for one in reader.read_reports(where, [name])] == [Seen]
 
 
 @pytest.mark.slow
@@ -297,7 +297,7 @@ def test_a_worker_keeps_the_bytes_as_they_came(tmp_path: Path) -> None:
         foreign,
         wire.encode({"type": "ValueError", "time": NOW, "n": [1, b"a"]}).body,
     ]
-    repository = configured(settings.Settings(repository=str(tmp_path)))
+    repository = load_config(settings.Settings(repository=str(tmp_path)))
     for body in bodies:
         assert receive(repository, body) == [wire.decode(body)["id"]]
     assert {path.read_bytes() for path in files(tmp_path)} == set(bodies)

@@ -134,11 +134,11 @@ Example:
 def show(ctx: click.Context, part: str, as_json: bool, raw: bool) -> None:
     """Show one of them."""
     from oops_celery.cli import dead_letters as parked
-    from oops_celery.cli.commands.show import check_usage, print_found
+    from oops_celery.cli.commands.show import check_usage, show_found
 
     check_usage(as_json, raw)
     found = parked.find(parked.dead_queue(ctx.obj), part)
-    ctx.exit(print_found(found, as_json, raw))
+    ctx.exit(show_found(found, as_json, raw))
 
 
 @command.command(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from oops_celery.cli.broker import (
-    TIMEOUT,
+    BROKER_TIMEOUT,
     broker_name,
     file_option,
     loaded,
@@ -73,7 +73,7 @@ def command(
     topology = loaded(app, file)
     name = broker_name(app)
     api = management(management_url, app) if management_url else None
-    found = list(examine_broker(app, topology, name, TIMEOUT, ping=not no_ping))
+    found = list(examine_broker(app, topology, name, BROKER_TIMEOUT, ping=not no_ping))
     if api is not None:
         found.append(examine_clock(api))
     with others_on_stderr():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from oops_celery.cli.broker import (
-    TIMEOUT,
+    BROKER_TIMEOUT,
     CannotTell,
     broker_name,
     file_option,
@@ -92,7 +92,7 @@ def _registry(file: str | None, patience: float) -> CollectorRegistry:
     topology = loaded(app, file)
     broker_name(app)
     registry = CollectorRegistry()
-    registry.register(QueueCollector(app, topology, TIMEOUT, patience))
+    registry.register(QueueCollector(app, topology, BROKER_TIMEOUT, patience))
     return registry
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from oops_celery.text import counted
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -97,7 +99,7 @@ def command(
     """Read the repository, and print or write what is in it."""
     folder = repository or _default_repository()
     last = (day or datetime.now(timezone.utc)).date()
-    overview = _read(folder, last, days)
+    overview = _read_days(folder, last, days)
     if page is not None:
         _write_page(overview, page)
     if as_json:
@@ -115,12 +117,12 @@ def _default_repository() -> str:
         return load().repository
 
 
-def _read(folder: str, last: Any, days: int) -> Overview:
+def _read_days(folder: str, last: Any, days: int) -> Overview:
     from rich.console import Console
     from rich.progress import Progress
 
     from oops_celery.cli.broker import CannotTell
-    from oops_celery.repository.reader import Overview, files, read
+    from oops_celery.repository.reader import Overview, files, read_reports
 
     overview = Overview(folder, last, days)
     console = Console(stderr=True)
@@ -130,7 +132,7 @@ def _read(folder: str, last: Any, days: int) -> Overview:
             console=console, transient=True, disable=not console.is_terminal
         ) as progress:
             reports = progress.track(names, description="Reading reports")
-            overview.add(read(folder, reports))
+            overview.add(read_reports(folder, reports))
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise CannotTell(
@@ -207,12 +209,12 @@ def _print(overview: Overview, limit: int, page: str | None) -> None:
     console.print(_table(overview, shown, console))
     left_out = len(overview.groups) - len(shown)
     if left_out:
-        say(console, f"{_count(left_out, 'more group')}: --limit 0 shows all")
+        say(console, f"{counted(left_out, 'more group')}: --limit 0 shows all")
 
 
 def _headline(overview: Overview) -> str:
-    found = _count(overview.reports, "report")
-    groups = f" in {_count(len(overview.groups), 'group')}" if overview.groups else ""
+    found = counted(overview.reports, "report")
+    groups = f" in {counted(len(overview.groups), 'group')}" if overview.groups else ""
     return f"{overview.period()} (UTC), {overview.folder}: {found}{groups}"
 
 
@@ -268,12 +270,8 @@ def _name_unreadable(overview: Overview) -> None:
         return
     console = Console(stderr=True, highlight=False)
     count = len(overview.unreadable)
-    say(console, f": {_count(count, 'file')} cannot be read:", "warning", "yellow")
+    say(console, f": {counted(count, 'file')} cannot be read:", "warning", "yellow")
     for one in overview.unreadable[:NAMED]:
         say(console, f"  {one.file}: {one.reason}")
     if count > NAMED:
         say(console, f"  and {count - NAMED} more: --json names all")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{f'{number:,}' if number else 'no'} {noun}{'' if number == 1 else 's'}"

@@ -55,10 +55,10 @@ Examples:
 def command(ctx: click.Context, part: str, as_json: bool, raw: bool) -> None:
     """Find a report and show it."""
     check_usage(as_json, raw)
-    from oops_celery.dead_letters.letter import pasted, resolve
+    from oops_celery.dead_letters.letter import clean_id, resolve
     from oops_celery.errors import NoMatch
 
-    if not pasted(part):
+    if not clean_id(part):
         raise click.UsageError("ID is empty")
     search = _search(part)
     _tell_trouble(search)
@@ -68,7 +68,7 @@ def command(ctx: click.Context, part: str, as_json: bool, raw: bool) -> None:
     except NoMatch:
         _tell_candidates(part, search)
         ctx.exit(1)
-    ctx.exit(print_found(found, as_json, raw))
+    ctx.exit(show_found(found, as_json, raw))
 
 
 def _only(by_id: dict[str, list[Found]]) -> list[Found] | None:
@@ -84,7 +84,7 @@ def check_usage(as_json: bool, raw: bool) -> None:
         raise click.UsageError("--raw is not for a terminal: add > report.bson")
 
 
-def print_found(found: list[Found], as_json: bool, raw: bool) -> int:
+def show_found(found: list[Found], as_json: bool, raw: bool) -> int:
     """Show what was found under one id; return the exit code."""
     from rich.console import Console
 
@@ -97,7 +97,7 @@ def print_found(found: list[Found], as_json: bool, raw: bool) -> int:
         click.echo(found[0].body, nl=False)
         return 0
     if not as_json:
-        details.print_found(Console(), found)
+        details.print_reports(Console(), found)
         return 0
     try:
         report = found[0].report()

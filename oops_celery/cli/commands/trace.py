@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from oops_celery.cli.broker import TIMEOUT, CannotTell, broker_name, connected
+from oops_celery.cli.broker import BROKER_TIMEOUT, CannotTell, broker_name, connected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -212,7 +212,7 @@ def _subscribe(raw: Any, exchange: str, key: str) -> deque[Any]:
 
     come: deque[Any] = deque()
     try:
-        with raw.transport.having_timeout(TIMEOUT):
+        with raw.transport.having_timeout(BROKER_TIMEOUT):
             channel = raw.channel()
             channel.auto_decode = False
             queue = channel.queue_declare(
@@ -260,9 +260,9 @@ def _print_json(body: bytes) -> None:
     import json
 
     from oops_celery import wire
-    from oops_celery.cli.views.report import plain
+    from oops_celery.cli.views.report import as_json_value
 
-    click.echo(json.dumps(plain(wire.decode(body))))
+    click.echo(json.dumps(as_json_value(wire.decode(body))))
 
 
 def _console() -> Console:

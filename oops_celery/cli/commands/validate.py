@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from oops_celery.text import counted
+
 if TYPE_CHECKING:
     from oops_celery.topology.model import Problem
 
@@ -88,11 +90,7 @@ def _print(file: str, problems: list[Problem]) -> None:
         label, style = ("mistake", "red") if problem.fatal else ("warning", "yellow")
         say(console, f": {problem}", label, style)
     mistakes = sum(problem.fatal for problem in problems)
-    counts = [_count(mistakes, "mistake")]
+    counts = [counted(mistakes, "mistake")]
     if mistakes < len(problems):
-        counts.append(_count(len(problems) - mistakes, "warning"))
+        counts.append(counted(len(problems) - mistakes, "warning"))
     say(console, f"{file}: {', '.join(counts)}")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"

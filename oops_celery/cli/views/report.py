@@ -31,7 +31,7 @@ _HEADING = ("type", "value")
 _SECTIONS = ("tb_text", "req_vars", "timeline")
 
 
-def plain(value: Any, depth: int = 0) -> Any:
+def as_json_value(value: Any, depth: int = 0) -> Any:
     """Return a value as JSON has it: times in ISO 8601, bytes and the rest as text."""
     if value is None or isinstance(value, (bool, int)):
         return value
@@ -41,12 +41,14 @@ def plain(value: Any, depth: int = 0) -> Any:
         if depth > wire.MAX_DEPTH:  # as a report of somebody else's may be
             return f"<nested deeper than {wire.MAX_DEPTH} levels>"
         if isinstance(value, Mapping):
-            return {_text(key): plain(value[key], depth + 1) for key in value}
-        return [plain(one, depth + 1) for one in value]
-    return value.isoformat() if isinstance(value, datetime) else _text(value)
+            return {
+                _printable(key): as_json_value(value[key], depth + 1) for key in value
+            }
+        return [as_json_value(one, depth + 1) for one in value]
+    return value.isoformat() if isinstance(value, datetime) else _printable(value)
 
 
-def _text(value: Any) -> str:
+def _printable(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
     return str(value).encode("utf-8", "backslashreplace").decode()
@@ -54,7 +56,7 @@ def _text(value: Any) -> str:
 
 def as_json(value: Any) -> str:
     """Return JSON that jq reads."""
-    return json.dumps(plain(value), indent=2)
+    return json.dumps(as_json_value(value), indent=2)
 
 
 def letter_as_json(letter: Letter, queue: str) -> dict[str, Any]:
@@ -67,8 +69,8 @@ def letter_as_json(letter: Letter, queue: str) -> dict[str, Any]:
         "attempts": letter.attempts,
         "age": age_in_seconds(letter),
         "came_from": letter.came_from,
-        "first_failed_at": plain(letter.first_failed_at),
-        "parked_at": plain(letter.parked_at),
+        "first_failed_at": as_json_value(letter.first_failed_at),
+        "parked_at": as_json_value(letter.parked_at),
         "parked_by": letter.parked_by or None,
         "size": letter.size,
         "queue": queue,
@@ -102,14 +104,14 @@ def candidate(one: Found | Letter) -> str:
     )
 
 
-def print_found(console: Console, found: list[Found]) -> None:
+def print_reports(console: Console, found: list[Found]) -> None:
     """Show a report that was found, in one place or in several."""
     report: dict[str, Any] = {}
     try:
         report = found[0].report()
     except wire.Undecodable as error:
         _print_heading(console, f"{found[0].id}: {error}")
-        _say(console, "it starts with", _text(found[0].body[:BODY_SHOWN]))
+        _say(console, "it starts with", _printable(found[0].body[:BODY_SHOWN]))
     else:
         kind, value = (_shown(report.get(name)) for name in _HEADING)
         heading = f"{kind}: {value}" if kind and value else kind or value or "report"
@@ -173,7 +175,7 @@ def _say(console: Console, name: str, value: str) -> None:
 
 
 def _shown(value: Any) -> str:
-    value = plain(value)
+    value = as_json_value(value)
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
