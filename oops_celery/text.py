@@ -6,7 +6,7 @@ from __future__ import annotations
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural unless it is 1.
 
-    >>> counted(1, "mistake"), counted(2, "mistake")
-    ('1 mistake', '2 mistakes')
+    >>> counted(0, "mistake"), counted(1, "mistake")
+    ('no mistakes', '1 mistake')
     """
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{f'{number:,}' if number else 'no'} {noun}{'' if number == 1 else 's'}"

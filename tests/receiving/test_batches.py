@@ -102,7 +102,7 @@ def pool() -> Pool:
 @pytest.fixture
 def batch(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> batches.Batches:
     monkeypatch.setattr(batches, "task_ready", lambda request: None)
-    monkeypatch.setattr(batches, "ALONE_PAUSE", 0.0)
+    monkeypatch.setattr(batches, "DELAY", 0.0)
     timer = SimpleNamespace(call_after=lambda *_: None)
     return batches.Batches(SimpleNamespace(pool=pool, timer=timer))
 
