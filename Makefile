@@ -51,10 +51,11 @@ matrix: $(READY) rabbitmq  ## Test other versions of Celery, Python and RabbitMQ
 bench: $(READY) $(OLD)/.ready rabbitmq  ## Measure against oops-amqp and the limits: BENCH="--only publishing"
 	@$(BIN)/python -m benchmarks --old-python $(OLD)/bin/python $(BENCH)
 
-lint: $(READY)  ## Check style and types
+lint: $(READY)  ## Check style, types, and that no wing imports upwards
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 worker: $(BASE)  ## Run a worker (RABBITMQ_URL says where the broker is)
 	$(BIN)/celery -A oops_celery worker --loglevel INFO
@@ -83,7 +84,9 @@ $(BASE): pyproject.toml constraints.txt
 
 $(READY): $(BASE)
 	@echo "Installing what the tests need, once; this takes a minute or two ..." >&2
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# pip 25.1 or later knows the dependency groups of pyproject.toml.
+	@$(BIN)/pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --group dev -e '.[worker]'
 	@# For the tests, without the package bson that they ask for: PyMongo has that name.
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
 		--no-deps oops-amqp oops-datedir-repo

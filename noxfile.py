@@ -63,7 +63,7 @@ CELLS = [
 ]
 
 TOOLS = [
-    *("pytest", "pytest-xdist", "pytest-rerunfailures", "hypothesis", "rabbitfixture"),
+    *("pytest", "pytest-xdist", "hypothesis", "rabbitfixture"),
     *("gevent", "eventlet", "psutil", "iso8601"),
 ]
 #: Without the package bson that they ask for, which has PyMongo's name.
