@@ -359,7 +359,7 @@ def test_without_a_retry_queue_a_killed_replay_loses_nothing(
             {"queue": DEAD, "bindings": [{"exchange": DEAD, "routing_key": ""}]},
         ],
     }
-    (oops_celery.repository.folder / "t.yml").write_text(json.dumps(topology))
+    (oops_celery.folder / "t.yml").write_text(json.dumps(topology))
     oops_celery.environ["OOPS_TOPOLOGY"] = "t.yml"
     ids = parking.park(*many(1500))
     replay = oops_celery.start("dead", "replay", "--all")
@@ -435,7 +435,7 @@ def test_a_replayed_report_is_taken_by_a_worker(
     worker: Callable[..., Worker],
     run: Callable[..., str],
 ) -> None:
-    (oops_celery.repository.folder / "no-folder").write_text("a file")
+    (oops_celery.folder / "no-folder").write_text("a file")
     broken = {"OOPS_REPOSITORY": "no-folder", "OOPS_MAX_RETRIES": "0"}
     first = worker(**broken)
     published = run(
@@ -497,11 +497,11 @@ def test_export_writes_what_a_worker_would_have_kept(
     # Again, and some of them: the same files.
     oops_celery("dead", "export", "out", "--type", "KeyError", "--remove")
     assert parking.broker.count(DEAD) == 2
-    files = sorted((oops_celery.repository.folder / "out").glob("*/*"))
-    publish = FolderPublisher(oops_celery.repository.folder / "kept")
+    files = sorted((oops_celery.folder / "out").glob("*/*"))
+    publish = FolderPublisher(oops_celery.folder / "kept")
     for report in reports:
         publish({**report, "id": wire.encode(report).id})
-    kept = sorted((oops_celery.repository.folder / "kept").glob("*/*"))
+    kept = sorted((oops_celery.folder / "kept").glob("*/*"))
     assert [one.name for one in files] == [one.name for one in kept]
     assert [one.read_bytes() for one in files] == [one.read_bytes() for one in kept]
     assert {wire.decode(one.read_bytes())["id"] for one in files} == set(ids)
@@ -511,7 +511,7 @@ def test_a_killed_export_loses_and_doubles_nothing(
     parking: Parking, oops_celery: Command
 ) -> None:
     ids = parking.park(*many(400))
-    out = oops_celery.repository.folder / "out"
+    out = oops_celery.folder / "out"
     export = oops_celery.start("dead", "export", "out", "--remove")
     eventually(lambda: len(list(out.glob("*/*"))) > 20)
     export.kill()
@@ -528,7 +528,7 @@ def test_an_export_that_cannot_write_removes_nothing(
     parking: Parking, oops_celery: Command
 ) -> None:
     parking.park(make_report(KeyError("a")))
-    (oops_celery.repository.folder / "file").touch()
+    (oops_celery.folder / "file").touch()
     said = oops_celery("dead", "export", "file/out", "--remove", code=1)
     assert "Error: file/out: Not a directory" in said.stderr
     eventually(lambda: parking.broker.count(DEAD) == 1)
@@ -582,7 +582,7 @@ def test_a_queue_that_is_not_there(broker: Node, oops_celery: Command) -> None:
     assert "no queue 'oopses.dead' in vhost '/'" in said.stderr
     broker_queue = oops_celery("dead", "--queue", "other", "list", code=1)
     assert "no queue 'other'" in broker_queue.stderr
-    (oops_celery.repository.folder / "t.yml").write_text("queues: [{queue: oopses}]")
+    (oops_celery.folder / "t.yml").write_text("queues: [{queue: oopses}]")
     said = oops_celery("dead", "list", code=1, OOPS_TOPOLOGY="t.yml")
     assert "queue 'oopses' has no queue of dead letters in t.yml" in said.stderr
 
@@ -625,7 +625,7 @@ def test_it_is_celerys_command_too(parking: Parking, oops_celery: Command) -> No
             *("-A", "oops_celery", "oops", "dead", "list"),
         ],
         env=oops_celery.environ,
-        cwd=oops_celery.repository.folder,
+        cwd=oops_celery.folder,
         capture_output=True,
         text=True,
         check=True,

@@ -221,7 +221,7 @@ def test_a_dead_report_says_why_and_when(
     assert parked.startswith(f"  parked: {today} ")
     assert parked.endswith("s ago")
     # Kept after all: both places are said.
-    _, path = keep(oops_celery.repository.folder, 1, {**report, "id": dead})
+    _, path = keep(oops_celery.folder, 1, {**report, "id": dead})
     both = oops_celery("show", dead).stdout
     assert f"found in: {path}\nfound in: queue {DEAD}\n" in both
     assert "  reason: NotTaken: disk full" in both
@@ -267,7 +267,7 @@ def test_a_queue_that_is_missing_does_not_hide_the_others(
 def test_a_frozen_broker_does_not_stop_the_search(
     parking: Parking, oops_celery: Command
 ) -> None:
-    own, _ = keep(oops_celery.repository.folder, 1, make_report(KeyError("a")))
+    own, _ = keep(oops_celery.folder, 1, make_report(KeyError("a")))
     thaw = parking.broker.pause()
     try:
         shown = oops_celery("show", own)  # ends by itself

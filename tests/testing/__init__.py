@@ -1,0 +1,1 @@
+"""Tests of `oops_celery.testing`."""
