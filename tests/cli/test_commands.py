@@ -108,7 +108,7 @@ def program(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]
         env=environment(**environ),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
 
@@ -470,7 +470,7 @@ def test_ctrl_c_is_not_a_traceback(write: Write) -> None:
     with process:
         eventually(Path("importing").exists)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     assert (process.returncode, out, err) == (130, "", "Interrupted.\n")
 
 

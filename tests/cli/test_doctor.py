@@ -58,7 +58,7 @@ def doctor(broker: Node, tmp_path: Path) -> Doctor:
             env=environment(**{"RABBITMQ_URL": broker.url, **environ}),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         return Diagnosis(done, time.monotonic() - start)
@@ -158,8 +158,8 @@ def test_a_frozen_broker(doctor: Doctor, broker: Node) -> None:
     assert "no answer in time" in found.wrong["broker"]["text"]
     # It waits for three seconds; the rest is Python's start, on a machine shared with
     # others: its work, not its waiting, is what can be held to a number.
-    assert found.seconds < 15
-    assert after.children_user - before.children_user < 2
+    assert found.seconds < 60
+    assert after.children_user - before.children_user < 4
 
 
 def test_a_queue_with_other_arguments(doctor: Doctor, broker: Node) -> None:
@@ -387,7 +387,7 @@ def test_for_a_person_each_check_is_a_line_with_what_to_do(
             env=environment(RABBITMQ_URL=broker.url, **environ),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert (done.returncode, done.stderr) == (1, "")
@@ -411,7 +411,7 @@ def test_settings_that_cannot_be_used_have_an_exit_code_of_their_own(
             env=environment(**environ),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert (done.returncode, done.stdout) == (2, "")
@@ -438,5 +438,5 @@ def test_ctrl_c_is_not_a_traceback(tmp_path: Path) -> None:
         )
         silent.accept()
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (130, "Interrupted.\n")

@@ -306,5 +306,5 @@ def test_an_interruption_has_one_line(folder: Path) -> None:
     process.stdin.write("#" * 200_000)
     process.stdin.flush()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (130, "Interrupted.\n")

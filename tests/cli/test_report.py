@@ -284,7 +284,7 @@ def test_on_a_terminal_progress_is_shown_and_wiped_out(keep: Keep) -> None:
         text=True,
     )
     os.close(theirs)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=120)
     err = os.read(ours, 100_000).decode()
     os.close(ours)
     assert "Reading reports" in err
@@ -434,7 +434,7 @@ def test_ctrl_c_is_no_traceback(keep: Keep) -> None:
 
     eventually(begun)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=120)
     shown += os.read(ours, 100_000)
     os.close(ours)
     assert (process.returncode, out) == (130, "")

@@ -140,7 +140,7 @@ def test_interrupted_and_started_again(
     process = start(tmp_path, broker.url)
     eventually(lambda: len(files(tmp_path)) < 2900)
     process.send_signal(kind)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     left = len(files(tmp_path))
     assert 0 < left < 3000
     if kind == signal.SIGINT:
@@ -170,7 +170,7 @@ def test_the_broker_killed_in_the_middle_loses_none(
     process = start(tmp_path, broker.url, "--json")
     eventually(lambda: len(files(tmp_path)) < 3900)
     broker.restart()
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     deadline = time.monotonic() + 60
     while run(tmp_path, broker.url)[0]:
         assert time.monotonic() < deadline

@@ -67,7 +67,7 @@ def command(tmp_path: Path) -> Command:
             env=environment(**{"COLUMNS": "", **environ}),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
 
@@ -285,7 +285,7 @@ def test_a_broker_that_says_nothing_is_waited_for_only_so_long(
         done = command("diff", RABBITMQ_URL=f"amqp://127.0.0.1:{port}/")
     assert done.returncode == 2
     assert "no answer within 3 s" in done.stderr
-    assert time.monotonic() - start < 15  # 3 s, and Python's own on a busy machine
+    assert time.monotonic() - start < 60  # 3 s, and Python's own on a busy machine
 
 
 def test_diff_with_a_wrong_management_url_cannot_tell(
@@ -319,7 +319,7 @@ def test_ctrl_c_is_not_a_traceback(tmp_path: Path) -> None:
         )
         silent.accept()
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (130, "Interrupted.\n")
 
 
@@ -536,4 +536,4 @@ def test_each_is_quick(names: Names, command: Command) -> None:
         after = os.times()
         used: Any = after.children_user - before.children_user
         used += after.children_system - before.children_system
-        assert used < 2
+        assert used < 4

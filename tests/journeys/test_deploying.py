@@ -131,7 +131,7 @@ def publish(url: str, report: str, folder: Path, **environ: str) -> tuple[str, s
         env=environment(RABBITMQ_URL=url, **environ),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     return done.stdout, done.stderr

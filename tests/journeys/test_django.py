@@ -87,7 +87,7 @@ def serve(start: Start, server: str, **environ: str) -> int:
 
 def ask(port: int, path: str) -> tuple[int, str, Any]:
     def answer() -> tuple[int, str, Any] | None:
-        connection = HTTPConnection("127.0.0.1", port, timeout=30)
+        connection = HTTPConnection("127.0.0.1", port, timeout=120)
         headers = {"Cookie": "sessionid=s3cr3t", "Authorization": "Bearer s3cr3t"}
         try:
             connection.request("GET", path, headers=headers)
@@ -145,7 +145,7 @@ def test_without_a_broker_the_report_is_kept(
     environ = environment(
         RABBITMQ_URL=broker.url, DJANGO_SETTINGS_MODULE="webshop.settings"
     )
-    subprocess.run(command, cwd=project, env=environ, check=True, timeout=60)
+    subprocess.run(command, cwd=project, env=environ, check=True, timeout=120)
     (message,) = broker.messages("oopses")
     assert message.headers["id"] == report_id
 
@@ -185,7 +185,7 @@ def test_our_worker_and_commands_with_the_settings_of_django(
             env=environment(RABBITMQ_URL=broker.url, **django),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert "Traceback" not in done.stderr
@@ -228,7 +228,7 @@ print("fine")
         ),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert done.stdout == "fine\n", done.stderr

@@ -60,7 +60,7 @@ def answer(port: int, path: str) -> Iterator[tuple[int, str, Any]]:
     """Ask, as soon as somebody answers; yield status, text and headers."""
 
     def connected() -> HTTPConnection | None:
-        connection = HTTPConnection("127.0.0.1", port, timeout=30)
+        connection = HTTPConnection("127.0.0.1", port, timeout=120)
         try:
             connection.connect()
         except ConnectionRefusedError:

@@ -47,12 +47,12 @@ def flower(
         )
     yield f"http://127.0.0.1:{port}"
     process.terminate()
-    process.wait(30)
+    process.wait(120)
 
 
 def fetch(url: str) -> str:
     try:
-        with urlopen(url, timeout=20) as answer:
+        with urlopen(url, timeout=120) as answer:
             return answer.read().decode()
     except (URLError, OSError):
         return ""
@@ -76,9 +76,9 @@ publisher.channels.channel.connection.close()
     old = subprocess.Popen(
         [old_python, "-c", program], stdout=subprocess.PIPE, text=True
     )
-    publish = Publisher(lambda: kombu.Connection(broker.url), "oopses", "")
+    publish = Publisher(lambda: kombu.Connection(broker.url), "oopses", "", timeout=60)
     sent = [publish({"type": "NewError", "n": n})[0] for n in range(50)]
-    sent += old.communicate(timeout=60)[0].split()
+    sent += old.communicate(timeout=120)[0].split()
     assert len(set(sent)) == 100
     eventually(lambda: len(started.files()) == 100)
     assert {wire.decode(path.read_bytes())["id"] for path in started.files()} == set(
@@ -100,7 +100,7 @@ def test_a_report_is_found_by_its_id_and_no_secret_is_shown(
 ) -> None:
     worker("-c", "1")
     eventually(lambda: "true" in fetch(f"{flower}/api/workers?status=1"))
-    publish = Publisher(lambda: kombu.Connection(broker.url), "oopses", "")
+    publish = Publisher(lambda: kombu.Connection(broker.url), "oopses", "", timeout=60)
     report = {
         "type": "ValueError",
         "value": "s3cr3t",
@@ -145,7 +145,9 @@ def test_every_metric_of_the_dashboard_and_of_the_docs_is_exported(
     """By Flower, or by ``oops-celery metrics``."""
     worker("-c", "1")
     eventually(lambda: "true" in fetch(f"{flower}/api/workers?status=1"))
-    Publisher(lambda: kombu.Connection(broker.url), "oopses", "")({"type": "Error"})
+    Publisher(lambda: kombu.Connection(broker.url), "oopses", "", timeout=60)(
+        {"type": "Error"}
+    )
     eventually(lambda: "flower_task_runtime_seconds_c" in fetch(f"{flower}/metrics"))
     # Heartbeats, which come every two seconds, have the rest.
     eventually(lambda: "currently_executing_tasks{" in fetch(f"{flower}/metrics"))
@@ -154,7 +156,7 @@ def test_every_metric_of_the_dashboard_and_of_the_docs_is_exported(
         env=environment(RABBITMQ_URL=broker.url),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     ).stdout
     exported = {

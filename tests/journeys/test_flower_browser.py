@@ -87,7 +87,7 @@ class Stage:
         self._worker = Worker(
             folder, url, "-c", "1", "-n", self.name, OOPS_CONFIG="mine:config"
         )
-        publish = Publisher(lambda: kombu.Connection(url), "oopses", "")
+        publish = Publisher(lambda: kombu.Connection(url), "oopses", "", timeout=60)
         self.kept, self.filtered, self.refused = (
             publish(report(kind, topic))[0]
             for kind, topic in (
@@ -105,7 +105,7 @@ class Stage:
     def end(self) -> None:
         self._worker.kill()
         self._process.terminate()
-        self._process.wait(30)
+        self._process.wait(120)
         self._node.ctl("delete_user", "spy")
         self._node.clean()
 

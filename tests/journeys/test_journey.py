@@ -32,7 +32,7 @@ def running(folder: Path, command: str, **environ: str) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(120)
 
 
 def test_a_report_from_the_failure_to_the_page(broker: Node, tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_report_from_the_failure_to_the_page(broker: Node, tmp_path: Path) -> 
             env=environment(RABBITMQ_URL=url),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
@@ -57,7 +57,7 @@ def test_a_report_from_the_failure_to_the_page(broker: Node, tmp_path: Path) -> 
 
     def page(path: str) -> str:
         try:
-            with urlopen(f"http://127.0.0.1:{port}/{path}", timeout=20) as answer:
+            with urlopen(f"http://127.0.0.1:{port}/{path}", timeout=120) as answer:
                 return str(answer.read().decode())
         except OSError:
             return ""

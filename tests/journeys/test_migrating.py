@@ -44,7 +44,7 @@ def run(python: str | Path, program: str, folder: Path) -> str:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -110,7 +110,7 @@ def test_the_receiver_moves(
         eventually(lambda: old_queue.count("oopses") == 0)
     finally:
         receiver.terminate()
-        receiver.wait(30)
+        receiver.wait(120)
     (report,) = files(tmp_path)  # the same report twice is one file
     assert report["id"] in sent
     assert report["topic"] == "checkout"

@@ -72,7 +72,7 @@ def call(
         env=environment(RABBITMQ_URL=url),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
 
@@ -183,10 +183,10 @@ def test_the_pure_python_bson_is_noticed(wheel: Path, tmp_path: Path) -> None:
 
 
 def test_importing_takes_no_time(tmp_path: Path) -> None:
-    """At most 50 ms more than Celery itself: the fastest of several tries counts."""
+    """At most 50 ms of CPU more than Celery itself: the best of five tries."""
     program = (
-        "import time; a = time.perf_counter(); import celery; b = time.perf_counter();"
-        "import oops_celery; c = time.perf_counter(); print(c - b)"
+        "import time; a = time.process_time(); import celery; b = time.process_time();"
+        "import oops_celery; c = time.process_time(); print(c - b)"
     )
     seconds = [
         float(

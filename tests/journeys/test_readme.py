@@ -104,7 +104,7 @@ def run(installed: Installed, tmp_path: Path) -> Run:
             env=environment(RABBITMQ_URL=url),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -225,7 +225,7 @@ def test_what_an_operator_types(
             env=environment(RABBITMQ_URL=broker.url),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert (done.returncode, done.stderr) == (code, ""), (command, done.stdout)
@@ -248,7 +248,7 @@ def test_flower_starts(broker: Node, programs: Path, tmp_path: Path) -> None:
 
     def page() -> str:
         try:
-            with urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+            with urlopen(f"http://127.0.0.1:{port}/", timeout=120) as answer:
                 return answer.read().decode()
         except OSError:
             return ""
@@ -257,7 +257,7 @@ def test_flower_starts(broker: Node, programs: Path, tmp_path: Path) -> None:
         assert "Flower" in eventually(page)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
 
 def test_every_setting_is_in_the_table_with_its_default() -> None:

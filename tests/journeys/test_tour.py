@@ -34,7 +34,7 @@ def tour(checkout: Path) -> Iterator[subprocess.Popen[str]]:
     yield process
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)  # it ends the worker and Flower
+        process.communicate(timeout=120)  # it ends the worker and Flower
 
 
 def start(folder: Path, **environ: str) -> subprocess.Popen[str]:
@@ -146,13 +146,13 @@ def test_commands_in_another_terminal_look_at_it(
         assert trace.poll() is None, said.read_text()
     finally:
         trace.send_signal(signal.SIGINT)
-        trace.wait(30)
+        trace.wait(120)
     assert trace.returncode == 0
     # It was taken from nobody, and nothing is left of it.
     eventually(lambda: len(list(checkout.glob("var/oopses/*/OOPS-*"))) == 8)
     assert "trace-" not in (checkout / "var/broker/control/oopses.exchange").read_text()
     os.kill(tour.pid, signal.SIGINT)
-    tour.communicate(timeout=30)
+    tour.communicate(timeout=120)
     assert not (checkout / "var/embedded.pid").exists()
 
 
@@ -166,7 +166,7 @@ def test_ctrl_c_and_a_closed_terminal_end_everything(
     ).stdout.split()
     assert len(children) == 2
     os.kill(tour.pid, end)
-    rest, _ = tour.communicate(timeout=30)
+    rest, _ = tour.communicate(timeout=120)
     assert tour.returncode == 0
     assert rest.endswith("Ended.\n")
     assert "Traceback" not in rest
@@ -187,8 +187,8 @@ def test_nothing_stays_behind(tour: subprocess.Popen[str], how: str) -> None:
         assert tour.stdout is not None
         tour.stdout.close()
         os.kill(tour.pid, signal.SIGINT)
-    tour.wait(60)
-    eventually(lambda: not any(map(alive, started)), timeout=60)
+    tour.wait(120)
+    eventually(lambda: not any(map(alive, started)), 180)
 
 
 def test_the_pool_of_a_worker_that_was_killed_does_not_stay(
@@ -199,8 +199,8 @@ def test_the_pool_of_a_worker_that_was_killed_does_not_stay(
     (worker,) = (one for one in started if len(one.children()) == 2)
     worker.kill()
     os.kill(tour.pid, signal.SIGINT)
-    tour.communicate(timeout=60)
-    eventually(lambda: not any(map(alive, started)), timeout=60)
+    tour.communicate(timeout=120)
+    eventually(lambda: not any(map(alive, started)), 180)
 
 
 def alive(process: psutil.Process) -> bool:
@@ -218,12 +218,12 @@ def test_on_rabbitmq_where_that_is_set(broker: Node, checkout: Path) -> None:
         assert_shown_reports_are_real(text, checkout)
     finally:
         os.kill(process.pid, signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
 
 
 def test_a_broker_that_is_not_there_is_said(checkout: Path) -> None:
     process = start(checkout, RABBITMQ_URL="nonsense")
-    text, _ = process.communicate(timeout=60)
+    text, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "RABBITMQ_URL='**': must start with amqp://" in text
     assert "Traceback" not in text

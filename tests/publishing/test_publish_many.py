@@ -19,7 +19,7 @@ from tests.support import Node
 def publisher(broker: Node) -> Iterator[Publisher]:
     with kombu.Connection(broker.url) as connection:
         assert oops_celery.Topology.load().declare(connection.channel) == []
-    made = Publisher(lambda: kombu.Connection(broker.url), "oopses", "")
+    made = Publisher(lambda: kombu.Connection(broker.url), "oopses", "", timeout=60)
     yield made
     made.close()
 
@@ -74,7 +74,9 @@ def test_no_more_than_a_window_is_taken_ahead(publisher: Publisher) -> None:
 
 @pytest.mark.parametrize("exchange", ["missing", "amq.headers"])
 def test_what_no_queue_takes_is_told(broker: Node, exchange: str) -> None:
-    publisher = Publisher(lambda: kombu.Connection(broker.url), exchange, "")
+    publisher = Publisher(
+        lambda: kombu.Connection(broker.url), exchange, "", timeout=60
+    )
     returned = list(publisher.publish_many({"n": n % 10} for n in range(2500)))
     assert returned == [[]] * 2500
 
@@ -87,7 +89,9 @@ def test_what_the_queue_refuses_is_told(broker: Node) -> None:
             exclusive=True,
             arguments={"x-max-length": 5, "x-overflow": "reject-publish"},
         )
-        publisher = Publisher(lambda: kombu.Connection(broker.url), "", "small")
+        publisher = Publisher(
+            lambda: kombu.Connection(broker.url), "", "small", timeout=60
+        )
         returned = list(publisher.publish_many({"n": n} for n in range(300)))
         kept = channel.queue_declare("small", passive=True).message_count
         assert len(returned) == 300
@@ -121,7 +125,7 @@ def test_without_a_broker_it_ends_soon(tmp_path: Path) -> None:
     publisher = Publisher(lambda: kombu.Connection("amqp://127.0.0.1:9/"), "oopses", "")
     started = time.monotonic()
     assert list(publisher.publish_many({"n": n} for n in range(500))) == [[]] * 500
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 30
 
 
 def test_a_broker_that_does_not_confirm_is_given_up(
@@ -133,7 +137,7 @@ def test_a_broker_that_does_not_confirm_is_given_up(
     started = time.monotonic()
     try:
         assert list(publisher.publish_many({"n": n} for n in range(50))) == [[]] * 50
-        assert time.monotonic() - started < 6
+        assert time.monotonic() - started < 25  # 50 s, were each to wait
     finally:
         thaw()
 

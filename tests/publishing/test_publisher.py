@@ -119,7 +119,7 @@ receiver.run_forever()
         [old_python, "-c", program],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert (done.stdout, done.stderr) == (f"{ids[0]} page\n", "")

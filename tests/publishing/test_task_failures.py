@@ -456,9 +456,9 @@ def test_without_a_broker_a_task_waits_once_at_most(app: Celery) -> None:
     oops_celery.report_failures(app, config)
     task = failing(app, ValueError("x"))
     started = time.monotonic()
-    for _ in range(20):
+    for _ in range(60):
         assert task.apply().state == "FAILURE"
-    assert time.monotonic() - started < 10  # 20 s, were each to wait
+    assert time.monotonic() - started < 30  # 60 s, were each to wait
 
 
 def test_arguments_that_do_not_fit_the_task(app: Celery, config: oops.Config) -> None:

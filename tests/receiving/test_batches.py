@@ -428,7 +428,7 @@ def test_only_revoked_ones_take_no_place(batch: Any, pool: Pool) -> None:
 def publish(broker: Node) -> Publisher:
     with kombu.Connection(broker.url) as connection:
         Topology.parse(QUICK_TOPOLOGY).declare(connection.channel)
-    return Publisher(lambda: kombu.Connection(broker.url), "oopses", "")
+    return Publisher(lambda: kombu.Connection(broker.url), "oopses", "", timeout=60)
 
 
 @pytest.fixture
@@ -626,7 +626,7 @@ def test_a_worker_ends_soon_with_much_waiting(
     )
     eventually(lambda: len(started.files()) > 4)
     started.process.terminate()
-    assert started.process.wait(20) == 0
+    assert started.process.wait(120) == 0
     left = eventually(lambda: broker.count("oopses"))
     assert len(started.files()) + left == len(sent)
 

@@ -114,7 +114,7 @@ def test_every_message_reaches_the_consumer_of_its_queue(
         path = started.folder / "taken"
         return path.read_text().split()[::2] if path.exists() else []
 
-    eventually(lambda: len(taken()) >= len(sent), 60)
+    eventually(lambda: len(taken()) >= len(sent), 180)
     assert Counter(taken()) == Counter(md5(body).hexdigest() for body in sent)
     started.stop()
     assert broker.count("fuzzed") == 0

@@ -102,7 +102,7 @@ def test_at_the_default_level_each_pool_says_it_once(
         "    assert oops_celery.publisher({'n': n})",
         OOPS_PUBLISH_TIMEOUT="50",
     )
-    eventually(lambda: len(started.files()) == 30, 60)
+    eventually(lambda: len(started.files()) == 30, 180)
     text = started.text()
     lines = [one for one in text.splitlines() if "reports refused since" in one]
     assert len(lines) == 1, text

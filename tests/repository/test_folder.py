@@ -262,7 +262,7 @@ def test_many_processes_write_the_same_reports(tmp_path: Path) -> None:
         assert one.stdin is not None
         one.stdin.write("\n")
         one.stdin.flush()
-    assert [one.wait(60) for one in started] == [0] * 4
+    assert [one.wait(120) for one in started] == [0] * 4
     bodies = [path.read_bytes() for path in files(tmp_path)]
     assert len({wire.decode(body)["id"] for body in bodies}) == len(bodies) == 100
 

@@ -75,7 +75,7 @@ def python(folder: Path, program: str, **environ: str) -> subprocess.CompletedPr
         env=environment(**environ),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
 
@@ -186,7 +186,7 @@ def test_a_worker_and_a_command_end_with_a_line(tmp_path: Path) -> None:
             env=environment(),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert done.returncode != 0

@@ -31,7 +31,7 @@ CLOSED = "redis://127.0.0.1:1/0"
 @pytest.fixture
 def publish(broker: Node) -> Publisher:
     """Declares nothing: the worker does."""
-    return Publisher(lambda: kombu.Connection(broker.url), "oopses", "")
+    return Publisher(lambda: kombu.Connection(broker.url), "oopses", "", timeout=60)
 
 
 def seen(worker: Worker, report_id: str) -> int:

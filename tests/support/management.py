@@ -52,7 +52,7 @@ def _plugins() -> str:
 def _answers(url: str) -> bool:
     with suppress(OSError):
         try:
-            with urlopen(url, timeout=5):
+            with urlopen(url, timeout=120):
                 return True
         except HTTPError:
             return True

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 #: Seconds that anything asynchronous may take here.
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 def eventually(check: Callable[[], Any], timeout: float = PATIENCE) -> Any:

@@ -343,7 +343,7 @@ def test_the_commands_name_what_is_refused(
             ),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         ).stdout
 
