@@ -28,6 +28,8 @@ def publisher(broker: Node) -> Iterator[Publisher]:
     made = Publisher(lambda: kombu.Connection(broker.url), "", "full", timeout=60)
     yield made
     made.close()
+    with broker.connect() as connection:
+        connection.channel().queue_delete("full")
 
 
 @pytest.fixture
