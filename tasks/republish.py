@@ -11,11 +11,11 @@ from celery.exceptions import Reject, Retry, SoftTimeLimitExceeded
 
 from oops_celery import wire
 from oops_celery.celery import app
-from oops_celery.dead_letters import park
 from oops_celery.errors import NotTaken, SendError
-from oops_celery.receiving import receive
 from oops_celery.receiving.outcome import Task as OutcomeStands
-from oops_celery.wire.task import FIRST_FAILED_AT, TASK_NAME, task_options
+from oops_celery.receiving.receive import receive
+from oops_celery.receiving.retries import may_retry, park_report, retry_later
+from oops_celery.wire.task import TASK_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +47,14 @@ def republish(self: Task, body: bytes) -> list[str] | None:
         The ids that its publishers gave; None when it was filtered.
     """
     try:
-        return receive.receive(app.oops_config, body)
+        return receive(app.oops_config, body)
     except wire.Undecodable as error:
         failure: Exception = error
-        step = _park
+        step = park_report
     except Exception as error:
         failure = NotTaken(str(error))
         failure.__cause__ = error
-        step = _retry_later if _attempts(self) <= app.oops.max_retries else _park
+        step = retry_later if may_retry(self) else park_report
     try:
         step(self, body, failure)
     except Retry:
@@ -67,65 +67,3 @@ def republish(self: Task, body: bytes) -> list[str] | None:
             time.sleep(REJECT_PAUSE)
         raise Reject(f"{error}; goes back to its queue", requeue=True) from error
     raise failure
-
-
-def _attempts(task: Task) -> int:
-    """Return the number of this try, from 1. The header may hold anything."""
-    retries = task.request.retries
-    return retries + 1 if isinstance(retries, int) and retries >= 0 else 1
-
-
-def _retry_later(task: Task, body: bytes, error: Exception) -> None:
-    """Send the report to a retry queue: RabbitMQ holds it, not the worker's memory."""
-    attempts = _attempts(task)
-    queues = app.topology.retry_queues(app.oops.queue)
-    if not queues:
-        return _park(task, body, error)
-    queue = queues[min(attempts, len(queues)) - 1]
-    pause = queue.queue_arguments["x-message-ttl"] / 1000
-    if not app.on_amqp:
-        # Other transports know no TTL: Celery's worker holds the report.
-        raise task.retry(
-            exc=error, countdown=pause, max_retries=None, queue=app.oops.queue
-        )
-    options = task_options(
-        app,
-        TASK_NAME,
-        task.request.id,
-        task.request.get("argsrepr", ""),
-        retries=attempts,
-        origin=task.request.get("origin"),
-    )
-    options["headers"][FIRST_FAILED_AT] = _first_failed_at(task)
-    app.sender.send(body, exchange="", routing_key=queue.name, **options)
-    raise Retry(str(error), exc=error, when=pause)
-
-
-def _park(task: Task, body: bytes, error: Exception) -> None:
-    request = task.request
-    options = task_options(
-        app,
-        TASK_NAME,
-        request.id,
-        request.get("argsrepr", ""),
-        retries=_attempts(task) - 1,
-        origin=request.get("origin"),
-    )
-    headers = {
-        **options.pop("headers"),
-        FIRST_FAILED_AT: _first_failed_at(task),
-    }
-    park.park(
-        app,
-        app.oops.queue,
-        body,
-        str(error),
-        headers=headers,
-        properties=options,
-        attempts=_attempts(task),
-        error=error,
-    )
-
-
-def _first_failed_at(task: Task) -> str:
-    return task.request.get(FIRST_FAILED_AT) or park.now()

@@ -24,11 +24,12 @@ from oops_celery.cli.broker import CannotTell
 from oops_celery.cli.commands.show import news, say_error
 from oops_celery.cli.console import escaped, say
 from oops_celery.cli.views.report import age, candidate
-from oops_celery.dead_letters.letter import Letter, read_letter, resolve
+from oops_celery.dead_letters.letter import Letter, read_letter
 from oops_celery.dead_letters.queues import Broker
-from oops_celery.dead_letters.replay import Outcome
+from oops_celery.dead_letters.removal import Outcome
 from oops_celery.dead_letters.search import Found, in_messages
 from oops_celery.errors import ExportError, NoMatch, QueueError
+from oops_celery.wire.ids import resolve
 
 #: Columns that a table needs so that whole ids have room in it.
 WIDE = 110

@@ -1,21 +1,18 @@
-"""Taking parked messages out of their queue: back to work, into files, or away."""
+"""Replay dead letters: put them back into the queues that they came from."""
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import amqp
 
-from oops_celery import wire
 from oops_celery.dead_letters import park
 from oops_celery.dead_letters.hold import Hold
-from oops_celery.dead_letters.letter import Letter, read_letter, replay_options
+from oops_celery.dead_letters.letter import Letter, replay_options
 from oops_celery.dead_letters.queues import LOOK_TIMEOUT, Broker
-from oops_celery.errors import ExportError, QueueError, Refused, SendError, Unavailable
-from oops_celery.repository import folder
+from oops_celery.dead_letters.removal import Outcome, wanted_messages
+from oops_celery.errors import QueueError, Refused, SendError, Unavailable
 from oops_celery.transport.sender import Sender
 from oops_celery.transport.troubles import in_a_line
 from oops_celery.wire.task import body_of
@@ -26,13 +23,6 @@ if TYPE_CHECKING:
 #: Messages of one transaction, and the bytes at which it has enough.
 BATCH = 20
 BATCH_BYTES = 4 * 1024 * 1024
-
-
-class Outcome(NamedTuple):
-    """What became of a message: why it was not done; done where that is empty."""
-
-    id: str
-    why: str = ""
 
 
 class Replay:
@@ -81,7 +71,7 @@ class Replay:
             with self._broker.held(self._queue) as (channel, hold):
                 channel.tx_select()
                 channel.events["basic_return"].add(self._on_return)
-                for letter, message in _taken(hold, self._queue, wanted):
+                for letter, message in wanted_messages(hold, self._queue, wanted):
                     target = letter.came_from or self._app.oops.queue
                     transit = self._transit(target)
                     if transit is None:
@@ -183,77 +173,3 @@ class Replay:
         hold.ack(message)
         channel.tx_commit()
         return Outcome(letter.id)
-
-
-def discard(broker: Broker, queue: str, wanted: Iterable[bytes]) -> Iterator[Outcome]:
-    """Remove messages from a queue for good.
-
-    Raises:
-        QueueError: The broker is in trouble. What was not removed is still there.
-    """
-    with broker.held(queue) as (_, hold):
-        for letter, message in _taken(hold, queue, wanted):
-            hold.ack(message)
-            yield Outcome(letter.id)
-
-
-def export(
-    broker: Broker, queue: str, wanted: Iterable[bytes], to: str, remove: bool
-) -> Iterator[Outcome]:
-    """Write parked reports to a folder: see `oops_celery.repository.folder`.
-
-    A report's file has the name, and is in the folder of the day, that it always has:
-    so one that is exported again, after an interruption, is the same file. A message
-    that is no report stays where it is.
-
-    Args:
-        broker: A connection.
-        queue: The dead queue.
-        wanted: The keys of the letters.
-        to: The folder; it is made when it is needed.
-        remove: Whether to take a report out of the queue when its file is on the disk.
-
-    Raises:
-        QueueError: The broker is in trouble.
-        ExportError: A file cannot be written.
-    """
-    with broker.held(queue) as (_, hold):
-        for letter, message in _taken(hold, queue, wanted):
-            if not letter.is_report:
-                yield Outcome(letter.id, "no report; it stays in the queue")
-                continue
-            try:
-                _write(letter, message, to)
-            except wire.Undecodable as error:
-                yield Outcome(letter.id, f"{error}; it stays in the queue")
-                continue
-            if remove:
-                hold.ack(message)
-            yield Outcome(letter.id)
-
-
-def _write(letter: Letter, message: amqp.Message, to: str) -> None:
-    body = body_of(message)
-    report = folder.as_it_came(wire.decode(body), body)
-    day = letter.parked_at or wire.peek_time(body, "time")
-    try:
-        folder.write(os.path.abspath(to), report, day)
-    except OSError as error:
-        raise ExportError(f"{to}: {error.strerror or error}") from error
-
-
-def _taken(
-    hold: Hold, queue: str, wanted: Iterable[bytes]
-) -> Iterator[tuple[Letter, amqp.Message]]:
-    """Yield the messages that are wanted, one by one; the others stay held."""
-    left = Counter(wanted)
-    number = left.total()
-    for message in hold:
-        letter = read_letter(message, queue)
-        if left[letter.key] <= 0:
-            continue
-        left[letter.key] -= 1
-        number -= 1
-        yield letter, message
-        if not number:
-            return

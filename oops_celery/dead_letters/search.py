@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import bz2
-import io
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -15,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 import amqp
 
 from oops_celery import wire
-from oops_celery.dead_letters.letter import Letter, clean_id, has_id, read_letter
+from oops_celery.dead_letters.letter import Letter, read_letter
 from oops_celery.dead_letters.queues import Broker
 from oops_celery.errors import QueueError
+from oops_celery.repository.reader import find_reports
+from oops_celery.wire.ids import clean_id, has_id
 from oops_celery.wire.task import body_of
 
 if TYPE_CHECKING:
     from oops_celery.celery import App
-
-#: The folders of a repository: see `oops_celery.repository.folder`.
-_DAY = re.compile(r"\d{4}-\d\d-\d\d")
 
 #: A whole id, as `oops_celery.Publisher` makes them; in small letters.
 _WHOLE_ID = re.compile(r"oops-[0-9a-f]{32}")
@@ -69,78 +66,6 @@ class Found:
             wire.Undecodable: It is none.
         """
         return wire.decode(self.body)
-
-
-def in_repository(
-    folder: str, part: str, news: Callable[[str], None] = lambda _: None
-) -> Iterator[Found]:
-    """Find reports in a repository, newest day first.
-
-    A file need not be named by the report's id (oops-datedir-repo's are not): what a
-    file holds is searched for the bytes, and only if they are there, its id is read.
-
-    Args:
-        folder: The repository; it may be missing.
-        part: A part of the id, or the start of the file's name.
-        news: Told how far the search is.
-    """
-    wanted = clean_id(part).encode("utf-8", "surrogateescape")
-    with suppress(OSError):
-        for day in sorted(filter(_DAY.fullmatch, os.listdir(folder)), reverse=True):
-            news(day)
-            for path in _files(os.path.join(folder, day)):
-                with suppress(OSError):
-                    yield from _in_file(path, part, wanted)
-
-
-def _files(folder: str) -> Iterator[str]:
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if not entry.name.endswith(".tmp"):  # one that is being written
-                yield entry.path
-
-
-def _in_file(path: str, part: str, wanted: bytes) -> Iterator[Found]:
-    # Not `open`: the time goes into many small files.
-    # O_NONBLOCK: a named pipe has no report, and may have no writer.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        body = os.read(descriptor, os.fstat(descriptor).st_size + 1)
-    finally:
-        os.close(descriptor)
-    if body.startswith(b"BZh"):
-        with suppress(OSError, ValueError):
-            body = bz2.decompress(body)
-    name = os.path.basename(path)
-    named = name.lower().startswith(wanted.decode("utf-8", "surrogateescape"))
-    if not named and wanted not in body.lower():
-        return
-    with suppress(wire.Undecodable):
-        body = _as_bson(body)
-        known = wire.peek(body, ("id", "type"))
-        own = known.get("id") or name
-        if named or has_id(own, part):
-            time = wire.peek_time(body, "time")
-            yield Found(own, known.get("type", ""), time, body, path=path)
-
-
-def _as_bson(content: bytes) -> bytes:
-    """Return a file's report as BSON: old files have RFC 822 headers instead.
-
-    Raises:
-        wire.Undecodable: It is neither.
-    """
-    try:
-        wire.peek(content, ())
-    except wire.Undecodable:
-        with suppress(Exception):  # not installed, or no such file
-            from oops_datedir_repo import serializer_rfc822
-
-            report = serializer_rfc822.read(io.BytesIO(content))
-            if report.get("id"):
-                return wire.encode(report, inherit_id=True).body
-        raise
-    return content
 
 
 class Search:
@@ -195,7 +120,8 @@ class Search:
         folder = os.path.abspath(self._app.oops.repository)
         there = os.path.isdir(folder)
         self.looked_at.append(f"repository {folder}{'' if there else ' (not there)'}")
-        for found in in_repository(folder, self._part, self._news):
+        for kept in find_reports(folder, self._part, self._news):
+            found = Found(kept.id, kept.type, kept.time, kept.body, path=kept.path)
             _add(self.found, found, self._part)
             whole = clean_id(self._part)
             if found.id.lower() == whole and _WHOLE_ID.fullmatch(whole):

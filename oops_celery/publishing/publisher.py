@@ -25,6 +25,11 @@ from oops_celery.wire.task import TASK_NAME, task_options
 
 logger = logging.getLogger(__name__)
 
+Collector = Callable[[Mapping[str, Any], bool], list[str]]
+
+#: Takes every report of this process in place of the broker: see `divert`.
+_collector: Collector | None = None
+
 
 class Publisher:
     """Publish OOPS reports as Celery tasks; takes the place of `oops_amqp.Publisher`.
@@ -150,6 +155,8 @@ class Publisher:
             return self._publish(report)
 
     def _publish(self, report: Mapping[str, Any]) -> list[str]:
+        if _collector is not None:
+            return _collector(report, self.inherit_id)
         if not self._health.admit():
             return []
         encoded = wire.encode(report, self.inherit_id)
@@ -179,6 +186,8 @@ class Publisher:
             has it. Once the broker is lost for good, the rest is not tried.
         """
         reports = reentry.each_outside(reports)
+        if _collector is not None:
+            return (_collector(report, self.inherit_id) for report in reports)
         return self.publish_encoded(
             (wire.encode(report, self.inherit_id), report) for report in reports
         )
@@ -268,6 +277,21 @@ _SETTINGS = {
     "timeout": "publish_timeout",
     "max_size": "max_size",
 }
+
+
+def divert(collector: Collector | None) -> Collector | None:
+    """Give the reports of every publisher in this process to a function, for tests.
+
+    Args:
+        collector: Takes a report and whether to keep its id, and returns its id in a
+            list; None: reports are sent again.
+
+    Returns:
+        The collector before.
+    """
+    global _collector
+    before, _collector = _collector, collector
+    return before
 
 
 def _close(sender: Sender) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import stat
 from collections import deque
 from collections.abc import Iterator
@@ -14,9 +13,6 @@ from typing import Any, NamedTuple
 from oops_celery import wire
 from oops_celery.publishing.publisher import Publisher
 from oops_celery.repository.folder import as_it_came
-
-#: The folders of a repository: see `oops_celery.repository.folder`.
-_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 class Outcome(NamedTuple):
@@ -33,27 +29,6 @@ class Outcome(NamedTuple):
     reason: str = ""
 
 
-def waiting(folder: Path) -> list[Path]:
-    """Return the files of a folder of reports that are whole, oldest day first.
-
-    A day that cannot be read stands for its files: `resubmit` says why.
-
-    Raises:
-        OSError: The folder cannot be read.
-    """
-    found: list[Path] = []
-    for day in sorted(name for name in os.listdir(folder) if _DATE.fullmatch(name)):
-        try:
-            names = sorted(os.listdir(folder / day))
-        except NotADirectoryError:
-            continue
-        except OSError:
-            found.append(folder / day)
-        else:
-            found += [folder / day / name for name in names if name[-4:] != ".tmp"]
-    return found
-
-
 def resubmit(files: list[Path], publisher: Publisher) -> Iterator[Outcome]:
     """Publish the report of each file, and remove the file when the broker has it.
 
@@ -62,7 +37,7 @@ def resubmit(files: list[Path], publisher: Publisher) -> Iterator[Outcome]:
     next call. What another process is at is left to it.
 
     Args:
-        files: See `waiting`.
+        files: From `oops_celery.repository.reader.waiting`.
         publisher: One that keeps the reports' ids (``inherit_id``).
 
     Yields:

@@ -22,7 +22,7 @@ from oops_celery.celery import App, for_a_person, worker_name
 from oops_celery.errors import SettingsError, TopologyError
 from oops_celery.receiving.batches import MAX_REPORTS
 from oops_celery.receiving.event_loop import LOOP
-from oops_celery.receiving.pool import Pool
+from oops_celery.receiving.prefork import Pool
 from oops_celery.settings.environment import check_worker_options
 from oops_celery.topology.imports import check_imports, guarded, import_object
 from oops_celery.topology.problems import read_file

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import io
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
@@ -13,8 +15,27 @@ from typing import NamedTuple
 
 from oops_celery import wire
 from oops_celery.repository.groups import Group, Groups, Seen
+from oops_celery.wire.ids import clean_id, has_id
 
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
+
+
+class Stored(NamedTuple):
+    """A report in a folder.
+
+    Attributes:
+        id: The report's id.
+        type: The exception's type.
+        time: The report's own time.
+        body: The report, as BSON.
+        path: Its file.
+    """
+
+    id: str
+    type: str
+    time: datetime | None
+    body: bytes
+    path: str
 
 
 class Unreadable(NamedTuple):
@@ -64,8 +85,7 @@ class Overview:
 
 def latest_day(folder: str) -> str | None:
     """Return the last day that has a folder, whether or not there is a report in it."""
-    with os.scandir(folder) as entries:
-        return max(filter(_DAY.fullmatch, (one.name for one in entries)), default=None)
+    return max(_days(folder), default=None)
 
 
 def files(folder: str, last: date, days: int) -> list[str]:
@@ -122,3 +142,101 @@ def read_reports(
 
 def _written(path: Path) -> datetime:
     return datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
+
+
+def _days(folder: str | Path) -> list[str]:
+    """Return the names of the folders of days, the oldest first."""
+    return sorted(filter(_DAY.fullmatch, os.listdir(folder)))
+
+
+def waiting(folder: Path) -> list[Path]:
+    """Return the files of a folder of reports that are whole, oldest day first.
+
+    A day that cannot be read stands for its files: `resubmit` says why.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    found: list[Path] = []
+    for day in _days(folder):
+        try:
+            names = sorted(os.listdir(folder / day))
+        except NotADirectoryError:
+            continue
+        except OSError:
+            found.append(folder / day)
+        else:
+            found += [folder / day / name for name in names if name[-4:] != ".tmp"]
+    return found
+
+
+def find_reports(
+    folder: str, part: str, news: Callable[[str], None] = lambda _: None
+) -> Iterator[Stored]:
+    """Find reports in a repository, newest day first.
+
+    A file need not be named by the report's id (oops-datedir-repo's are not): what a
+    file holds is searched for the bytes, and only if they are there, its id is read.
+
+    Args:
+        folder: The repository; it may be missing.
+        part: A part of the id, or the start of the file's name.
+        news: Told how far the search is.
+    """
+    wanted = clean_id(part).encode("utf-8", "surrogateescape")
+    with suppress(OSError):
+        for day in reversed(_days(folder)):
+            news(day)
+            for path in _whole_files(os.path.join(folder, day)):
+                with suppress(OSError):
+                    yield from _in_file(path, part, wanted)
+
+
+def _whole_files(folder: str) -> Iterator[str]:
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.endswith(".tmp"):  # one that is being written
+                yield entry.path
+
+
+def _in_file(path: str, part: str, wanted: bytes) -> Iterator[Stored]:
+    # Not `open`: the time goes into many small files.
+    # O_NONBLOCK: a named pipe has no report, and may have no writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        body = os.read(descriptor, os.fstat(descriptor).st_size + 1)
+    finally:
+        os.close(descriptor)
+    if body.startswith(b"BZh"):
+        with suppress(OSError, ValueError):
+            body = bz2.decompress(body)
+    name = os.path.basename(path)
+    named = name.lower().startswith(wanted.decode("utf-8", "surrogateescape"))
+    if not named and wanted not in body.lower():
+        return
+    with suppress(wire.Undecodable):
+        body = _as_bson(body)
+        known = wire.peek(body, ("id", "type"))
+        own = known.get("id") or name
+        if named or has_id(own, part):
+            time = wire.peek_time(body, "time")
+            yield Stored(own, known.get("type", ""), time, body, path)
+
+
+def _as_bson(content: bytes) -> bytes:
+    """Return a file's report as BSON: old files have RFC 822 headers instead.
+
+    Raises:
+        wire.Undecodable: It is neither.
+    """
+    try:
+        wire.peek(content, ())
+    except wire.Undecodable:
+        with suppress(Exception):  # not installed, or no such file
+            from oops_datedir_repo import serializer_rfc822
+
+            report = serializer_rfc822.read(io.BytesIO(content))
+            if report.get("id"):
+                return wire.encode(report, inherit_id=True).body
+        raise
+    return content

@@ -43,9 +43,13 @@ class CollectingPublisher:
 
     def __call__(self, report: Mapping[str, Any]) -> list[str]:
         """Keep a report, which is not changed; return its id in a list."""
+        return self.keep(report, self.inherit_id)
+
+    def keep(self, report: Mapping[str, Any], inherit_id: bool) -> list[str]:
+        """Do as a call does, with another choice for the report's own id."""
         from oops_celery import wire
 
-        encoded = wire.encode(report, self.inherit_id)
+        encoded = wire.encode(report, inherit_id)
         self.reports.append(wire.decode(encoded.body))
         return [encoded.id]
 
@@ -70,7 +74,7 @@ def collect() -> Iterator[list[dict[str, Any]]]:
     from oops_celery.publishing import publisher
 
     collecting = CollectingPublisher()
-    outer = publisher.divert(collecting)
+    outer = publisher.divert(collecting.keep)
     try:
         yield collecting.reports
     finally:

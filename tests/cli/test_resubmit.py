@@ -251,7 +251,8 @@ def test_rights_withdrawn_while_a_report_is_sent(tmp_path: Path, fallback: Any) 
     program = """
 import os, stat, sys
 from pathlib import Path
-from oops_celery.publishing.resubmit import resubmit, waiting
+from oops_celery.publishing.resubmit import resubmit
+from oops_celery.repository.reader import waiting
 folder = Path("fallback")
 sent = []
 class Publisher:

@@ -18,7 +18,8 @@ from oops_datedir_repo import DateDirRepo, serializer_rfc822
 from oops_celery import wire
 from oops_celery.celery import AMQP, App, Loader
 from oops_celery.cli import main
-from oops_celery.dead_letters.search import Search, in_repository
+from oops_celery.dead_letters.search import Search
+from oops_celery.repository.reader import find_reports
 from tests.support import Node
 from tests.support.parking import DEAD, MAIN, RETRY, Command, Parking, make_report
 
@@ -176,7 +177,7 @@ def test_what_else_lies_in_a_repository_is_no_trouble(alone: Command) -> None:
     old = {"id": "OOPS-old1", "type": "OldError", "value": "x"}
     with (day / "rfc822").open("wb") as file:
         serializer_rfc822.write({**old, "req_vars": {}, "timeline": []}, file)
-    found = list(in_repository(str(day.parent), own))
+    found = list(find_reports(str(day.parent), own))
     assert [(one.id, one.path) for one in found] == [(own, str(path))]
     assert alone("show", "OOPS-old1").stdout.startswith("OldError: x\n")
 
@@ -195,7 +196,7 @@ def test_the_newest_day_comes_first_and_a_big_repository_is_quick(
     for day in (3, 9):
         (tmp_path / f"2024-05-{day:02}/its-file").write_bytes(body)
     start = time.process_time()
-    found = [one.path for one in in_repository(str(tmp_path), "S-want")]
+    found = [one.path for one in find_reports(str(tmp_path), "S-want")]
     assert time.process_time() - start < 2  # decoding all of them takes longer
     assert found == [str(tmp_path / f"2024-05-{day:02}/its-file") for day in (9, 3)]
 

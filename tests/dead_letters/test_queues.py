@@ -14,7 +14,7 @@ import pytest
 
 from oops_celery.celery import AMQP, App, Loader
 from oops_celery.dead_letters.queues import Broker, lock_of
-from oops_celery.dead_letters.replay import discard
+from oops_celery.dead_letters.removal import discard
 from oops_celery.errors import Hidden, LookedAtTooOften, QueueError
 from oops_celery.operations.depths import whole_depth
 from oops_celery.operations.metrics import QueueCollector

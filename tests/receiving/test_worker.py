@@ -773,7 +773,7 @@ def test_what_does_not_count_is_said(worker: StartWorker, tmp_path: Path) -> Non
 
 def test_a_process_whose_end_was_seen_is_not_waited_for_again() -> None:
     """When a connection is lost between its end and its exit."""
-    from oops_celery.receiving.pool import Pool
+    from oops_celery.receiving.prefork import Pool
 
     added: list[Any] = []
     hub = SimpleNamespace(add_reader=lambda *args: added.append(args))

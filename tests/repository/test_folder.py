@@ -21,12 +21,11 @@ from oops_datedir_repo import DateDirRepo, serializer_bson
 
 import oops_celery
 from oops_celery import FolderPublisher, settings, wire
-from oops_celery.dead_letters import search
-from oops_celery.publishing.resubmit import waiting
 from oops_celery.receiving.receive import receive
 from oops_celery.repository import folder, reader
 from oops_celery.repository.config import load_config
 from oops_celery.repository.groups import Seen
+from oops_celery.repository.reader import waiting
 from tests.support import environment
 
 NOW = datetime.datetime.now(timezone.utc).replace(microsecond=0)
@@ -150,7 +149,7 @@ def test_any_id_has_a_file_that_is_found(report_id: str, tmp_path: Path) -> None
     assert path.name.isprintable()
     assert not path.name.startswith(".")
     where = str(tmp_path / "repository")
-    (found,) = search.in_repository(where, kept)
+    (found,) = reader.find_reports(where, kept)
     assert (found.id, found.path) == (kept, str(path))
     assert waiting(tmp_path / "repository") == [path]
     (name,) = reader.files(where, NOW.date(), 1)

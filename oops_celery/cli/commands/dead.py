@@ -147,8 +147,7 @@ def show(ctx: click.Context, part: str, as_json: bool, raw: bool) -> None:
 
     The body is unchanged, the headers are those that it came with; a report has all its
     retries again. It may be interrupted, or killed, at any time, and started again:
-    each message is in exactly one of the queues (with a topology like the default one;
-    see the documentation of `oops_celery.dead_letters.replay.Replay`).
+    with a topology like the default one, each message is in exactly one queue.
 
     If other reports wait in the shortest retry queue, it takes as long as these until
     the replayed ones are back: 10 seconds at most, with the default topology.
@@ -208,7 +207,7 @@ def discard(
 ) -> None:
     """Discard some of them."""
     from oops_celery.cli import dead_letters as parked
-    from oops_celery.dead_letters import replay
+    from oops_celery.dead_letters import removal
 
     choice = parked.Choice(ids, everything, kind)
     queue = parked.dead_queue(ctx.obj)
@@ -218,7 +217,7 @@ def discard(
     done = parked.act(
         "discarding",
         wanted,
-        lambda broker, keys: replay.discard(broker, queue, keys),
+        lambda broker, keys: removal.discard(broker, queue, keys),
     )
     ctx.exit(parked.report(done, "discarded", as_json))
 
@@ -256,7 +255,7 @@ def export(
 ) -> None:
     """Export some of them, or all."""
     from oops_celery.cli import dead_letters as parked
-    from oops_celery.dead_letters import replay
+    from oops_celery.dead_letters import removal
 
     everything = everything or not (ids or kind)
     choice = parked.Choice(ids, everything, kind)
@@ -265,6 +264,6 @@ def export(
     done = parked.act(
         "exporting",
         wanted,
-        lambda broker, keys: replay.export(broker, queue, keys, folder, remove),
+        lambda broker, keys: removal.export(broker, queue, keys, folder, remove),
     )
     ctx.exit(parked.report(done, "exported", as_json))

@@ -51,7 +51,8 @@ def command(ctx: click.Context, folder: Path, as_json: bool) -> None:
     """Resubmit a folder, and end with an exit code that says how that went."""
     from oops_celery import Publisher, app
     from oops_celery.cli.broker import CannotTell, broker_name
-    from oops_celery.publishing.resubmit import resubmit, waiting
+    from oops_celery.publishing.resubmit import resubmit
+    from oops_celery.repository.reader import waiting
 
     broker_name(app)  # the settings are read, and checked
     try:

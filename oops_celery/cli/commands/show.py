@@ -55,8 +55,8 @@ Examples:
 def command(ctx: click.Context, part: str, as_json: bool, raw: bool) -> None:
     """Find a report and show it."""
     check_usage(as_json, raw)
-    from oops_celery.dead_letters.letter import clean_id, resolve
     from oops_celery.errors import NoMatch
+    from oops_celery.wire.ids import clean_id, resolve
 
     if not clean_id(part):
         raise click.UsageError("ID is empty")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oops_celery.dead_letters.letter import clean_id, has_id, resolve
 from oops_celery.errors import NoMatch
+from oops_celery.wire.ids import clean_id, has_id, resolve
 
 HEX = "68c5cd8feec37c1e2d9e2a8d9d2a5f3c"
 WHOLE = f"OOPS-{HEX}"

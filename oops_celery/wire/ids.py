@@ -1,0 +1,59 @@
+"""Ids of reports as people paste them: with spaces, in a sentence, a URL, in part."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from urllib.parse import unquote
+
+from oops_celery.errors import NoMatch
+
+#: A whole id anywhere in a text, and one without its beginning.
+_WHOLE_IDS = (
+    re.compile(r"OOPS-[0-9a-f]{32}(?![0-9a-z])", re.IGNORECASE),
+    re.compile(r"(?<![0-9a-z])[0-9a-f]{32}(?![0-9a-z])", re.IGNORECASE),
+)
+
+
+def clean_id(text: str) -> str:
+    """Return the id, or the part of one, in pasted text.
+
+    That may be a sentence or a URL with a whole id in it, or a part of an id with
+    spaces, quotes, brackets or a full stop around it, or at the end of a URL's path.
+    Letters are small in it, as they are compared so. It is empty if there is no id.
+    """
+    for whole in _WHOLE_IDS:
+        if found := whole.findall(text):
+            return str(found[-1]).lower()
+    text = _bare(text)
+    if "/" in text:
+        path = re.split("[?#]", text)[0].rstrip("/")
+        text = _bare(unquote(path.rpartition("/")[2]))
+    return text.lower()
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"^\W+|\W+$", "", text)
+
+
+def has_id(one: str, part: str) -> bool:
+    """Tell whether an id has a part, as it stands there or cleaned."""
+    found = clean_id(part)
+    return (bool(part) and part in one) or (bool(found) and found in one.lower())
+
+
+def resolve(part: str, ids: Iterable[str]) -> str:
+    """Return the one id that `part` is, or is a part of; see `clean_id`.
+
+    Raises:
+        NoMatch: There is none, or more than one.
+    """
+    matching = {one for one in ids if has_id(one, part)}
+    if part in matching:
+        return part
+    found = clean_id(part)
+    whole = {one for one in matching if one.lower() == found}
+    for meant in (whole, matching):
+        if len(meant) == 1:
+            return meant.pop()
+    raise NoMatch(part, matching)
