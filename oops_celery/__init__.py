@@ -2,12 +2,26 @@
 
 Three ways to use it::
 
-    config.publisher = oops_celery.publisher    # in the application that fails
+    config.publisher = oops_celery.publisher    # in an application
     celery -A oops_celery worker                # where the reports are kept
-    celery -A oops_celery flower                # to watch them go by
+    celery -A oops_celery flower                # to watch them
 
-Importing this package opens no connection, reads no file and starts no thread:
-each public name comes into being when it is first used (PEP 562).
+The public names; everything else may change in any release:
+
+    app                the Celery app of the worker
+    publisher          publishes reports, with the settings of this process
+    Publisher          the same, with settings of its own
+    FolderPublisher    keeps reports in a folder: a fallback, or a repository
+    report_failures    turns the failing tasks of a Celery app into reports
+    scrub, Scrubber    hooks that blank secrets in a report
+    plain              a hook that replaces values BSON cannot hold by their text
+    Receiver           takes reports from a queue in a program without a worker
+    Topology           the exchanges, queues and consumers of a topology file
+
+`oops_celery.testing` collects an application's reports in its tests.
+
+Importing this package opens no connection, reads no file and starts no thread: each
+public name is loaded when it is first used (PEP 562).
 """
 
 from __future__ import annotations
