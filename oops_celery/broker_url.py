@@ -1,4 +1,4 @@
-"""``RABBITMQ_URL``: the setting that says where the broker is, and holds a password."""
+"""Parse ``RABBITMQ_URL``: where the broker is, and the password."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def whole_number(value: Any) -> int:
-    """Return a whole number, 0 or more; a `ValueError` if it is none."""
+    """Return a whole number, 0 or more; raise `ValueError` for anything else."""
     number = int(value)
     if number < 0 or isinstance(value, (bool, float)):
         raise ValueError
@@ -26,7 +26,7 @@ def whole_number(value: Any) -> int:
 
 
 def heartbeat_of(text: str, name: str) -> int:
-    """Return the seconds that a setting says."""
+    """Return the seconds of a heartbeat setting."""
     try:
         return whole_number(text)
     except ValueError:
@@ -36,10 +36,9 @@ def heartbeat_of(text: str, name: str) -> int:
 
 
 def hide_password(url: str) -> str:
-    """Return a URL to be shown: its scheme, hosts and virtual host.
+    """Return a URL to show: its scheme, hosts and virtual host only.
 
-    Without the user, the password and the query. Of a broken URL nothing is shown that
-    may be meant for one of them.
+    A part of a broken URL is left out if it may be the user, the password or the query.
     """
     scheme = _SCHEME.match(url)
     start = scheme[0] if scheme else ""
@@ -50,7 +49,7 @@ def hide_password(url: str) -> str:
     hosts = place.partition("/")[0].split(",")
     if start.lower() in ("amqp://", "amqps://") and all(map(_is_host, hosts)):
         return start + place
-    return f"{start}**" if rest else start  # "user:password", perhaps
+    return f"{start}**" if rest else start  # perhaps "user:password"
 
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -58,10 +57,10 @@ _HOST = re.compile(r"(?:([\w.-]+)|\[([^\[\]]+)\])(?::([0-9]{1,5}))?")
 
 _PARAMETERS = ("heartbeat", "cacertfile", "certfile", "keyfile", "verify")
 
-#: Bytes of a name of a virtual host: the length of an AMQP short string.
+#: Bytes of a virtual host's name: an AMQP short string.
 _LONGEST_VHOST = 255
 
-#: What to do about a URL that cannot be taken apart.
+#: The way out for a URL that cannot be parsed.
 _ENCODE = (
     "where a user name or a password has / ? # @, write %2F %3F %23 %40, and the same "
     "for a # or an @ behind the host"
@@ -72,23 +71,23 @@ def parse_rabbitmq_url(url: str, name: str = "RABBITMQ_URL") -> dict[str, Any]:
     """Return Celery's broker settings for a ``RABBITMQ_URL``.
 
     ``amqp://user:password@host1:5672,host2,[::1]:5673/vhost?heartbeat=30``: the hosts
-    are tried in random order; a port behind the last one alone is that of all, as in
-    amqp-dispatcher. ``amqps://`` verifies the broker's certificate and its
-    host name; the query names are RabbitMQ's (URI query parameters): ``cacertfile``,
-    ``certfile``, ``keyfile``, ``verify`` (``verify_peer`` or ``verify_none``),
-    ``heartbeat`` (seconds).
+    are tried in random order. If only the last host has a port, all have it, as in
+    amqp-dispatcher. ``amqps://`` verifies the broker's certificate and host name. The
+    query has RabbitMQ's names (URI query parameters): ``cacertfile``, ``certfile``,
+    ``keyfile``, ``verify`` (``verify_peer`` or ``verify_none``), ``heartbeat``
+    (seconds).
 
-    kombu gets the user, the password and the virtual host with each special character
-    encoded: it would split a URL at ``;``.
+    kombu gets the user, the password and the virtual host percent-encoded, because it
+    splits URLs at ``;``.
 
     Args:
         url: The URL.
         name: The setting that it comes from.
 
     Raises:
-        SettingsError: The URL cannot be used. Says why, without the password.
+        SettingsError: The URL cannot be used. Gives the reason without the password.
     """
-    url = url.strip()  # a secret's file often ends with a newline
+    url = url.strip()  # the file of a secret often ends with a newline
     shown = f"{name}={hide_password(url)!r}"
     scheme, _, rest = url.partition("://")
     scheme = scheme.lower()
@@ -101,7 +100,7 @@ def parse_rabbitmq_url(url: str, name: str = "RABBITMQ_URL") -> dict[str, Any]:
     authority, _, vhost = place.partition("/")
     login, at, hosts = authority.rpartition("@")
     if "#" in rest or "@" in rest[len(authority) :]:
-        raise SettingsError(f"{shown}: {_ENCODE}")  # a part of a password, perhaps
+        raise SettingsError(f"{shown}: {_ENCODE}")  # perhaps a part of a password
     user, colon, password = login.partition(":")
     login = _encoded(user, f"{shown}: the user") + colon
     login += _encoded(password, f"{shown}: the password") + at
@@ -109,7 +108,7 @@ def parse_rabbitmq_url(url: str, name: str = "RABBITMQ_URL") -> dict[str, Any]:
     urls = []
     names = hosts.split(",")
     ports = [match and match[3] for match in map(_HOST.fullmatch, names)]
-    # kombu would go on to a host without a port with that of the host before it.
+    # kombu would give a host without a port the port of the host before it.
     usual = "5671" if scheme == "amqps" else "5672"
     if not any(ports[:-1]):
         usual = ports[-1] or usual
@@ -126,7 +125,7 @@ def parse_rabbitmq_url(url: str, name: str = "RABBITMQ_URL") -> dict[str, Any]:
     query = _parameters(query_text, shown)
     broker: dict[str, Any] = {
         "broker_url": urls if len(urls) > 1 else urls[0],
-        "broker_failover_strategy": "round-robin",  # they are shuffled already
+        "broker_failover_strategy": "round-robin",  # already shuffled
     }
     if (heartbeat := query.pop("heartbeat", "none")).lower() != "none":
         broker["broker_heartbeat"] = heartbeat_of(heartbeat, f"{shown}: heartbeat")
@@ -134,7 +133,7 @@ def parse_rabbitmq_url(url: str, name: str = "RABBITMQ_URL") -> dict[str, Any]:
         broker["broker_use_ssl"] = _tls(query, shown)
     for name in query:
         close = get_close_matches(name, _PARAMETERS)
-        said = name if at or close else "**"  # no part of a password
+        said = name if at or close else "**"  # not a part of a password
         unknown = (
             f"{shown}: unknown parameter {said!r}; known are heartbeat, and with "
             "amqps:// cacertfile, certfile, keyfile, verify"
@@ -150,7 +149,7 @@ def check_other_url(url: str, name: str) -> None:
     """Check a URL of another transport, which kombu reads.
 
     Raises:
-        SettingsError: It would take a part of the password for the port, and show it.
+        SettingsError: kombu would read a part of the password as the port, and show it.
     """
     try:
         _ = urlsplit(url).port
@@ -160,7 +159,7 @@ def check_other_url(url: str, name: str) -> None:
 
 
 def _is_host(text: str) -> bool:
-    """Whether it is a host, with a port or without one."""
+    """Return whether a text is a host, with or without a port."""
     found = _HOST.fullmatch(text)
     if found is None:
         return False
@@ -174,7 +173,7 @@ def _is_host(text: str) -> bool:
 
 
 def _encoded(text: str, what: str, longest: int | None = None) -> str:
-    """Return a part of a URL with each character encoded that may mean anything."""
+    """Return a part of a URL with all special characters percent-encoded."""
     try:
         plain = unquote(text, errors="strict")
         size = len(plain.encode())
@@ -189,7 +188,9 @@ def _encoded(text: str, what: str, longest: int | None = None) -> str:
 
 def _parameters(text: str, shown: str) -> dict[str, str]:
     try:
-        plus = text.replace("+", "%2B")  # of a file's name; only forms mean a space
+        plus = text.replace(
+            "+", "%2B"
+        )  # in a file's name; + means a space in forms only
         return dict(parse_qsl(plus, keep_blank_values=True, errors="strict"))
     except ValueError:
         raise SettingsError(f"{shown}: what follows ? cannot be read") from None

@@ -29,31 +29,31 @@ from oops_celery.transport.sender import Sender
 
 logger = logging.getLogger(__name__)
 
-#: Name of a worker that is given none. Celery's, ``celery@%h``, may be that of another
-#: worker on this host, and RabbitMQ lets only one of a name have its control queue.
+#: The default name of a worker. Another worker on this host may have Celery's default,
+#: ``celery@%h``, and RabbitMQ gives the control queue to one worker of a name only.
 WORKER_NAME = "oops@%h"
 
 #: Celery settings that differ from Celery's defaults.
 DEFAULTS: dict[str, Any] = {
-    # Plain JSON for Celery's own messages; the task has its own serializer.
+    # JSON for Celery's own messages; the task has its own serializer.
     "accept_content": ["json", wire.SERIALIZER, wire.ADOPTED],
-    # Nothing named "celery" is made on the user's broker.
+    # Declare nothing named "celery" on the user's broker.
     "task_default_exchange": "",
     "broker_connection_retry_on_startup": True,
-    # It counts hosts, not rounds: with three of them, a worker would end after 13
+    # Celery counts hosts, not rounds: with three hosts, a worker would end after 13
     # minutes without a broker.
     "broker_connection_max_retries": None,
-    # RabbitMQ closes a channel for a report that has been at work for half an hour
-    # (consumer_timeout), or when rights are withdrawn: Celery's worker would end, or
-    # wait for that report without taking others.
+    # RabbitMQ closes a channel if a report is at work for half an hour
+    # (consumer_timeout), or if rights are withdrawn. Celery's worker would end, or wait
+    # for that report without taking others.
     "broker_channel_error_retry": True,
     # A report that is stored when the connection is lost comes again, and is stored
-    # again under the same name: better than to kill it half-way.
+    # under the same name: better than killing it half-way.
     "worker_cancel_long_running_tasks_on_connection_loss": False,
-    # What an operator's or a consumer's code prints stays as it is.
+    # Leave alone what an operator's or a consumer's code prints.
     "worker_redirect_stdouts": False,
-    # RabbitMQ 4.3 may deny queues that are transient and not exclusive. Celery's own
-    # defaults since 5.7; new in 5.6.
+    # RabbitMQ 4.3 may deny transient queues that are not exclusive. These are Celery's
+    # own defaults since 5.7; new in 5.6.
     "control_queue_exclusive": True,
     "event_queue_exclusive": True,
     "worker_consumer": "oops_celery.receiving.consumer:Consumer",
@@ -63,7 +63,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 class Loader(AppLoader):
-    """Takes the configuration from `oops_celery.settings`."""
+    """Loads the configuration from `oops_celery.settings`."""
 
     def read_configuration(self, *_: Any, **__: Any) -> dict[str, Any]:
         """Return Celery's settings."""
@@ -82,11 +82,11 @@ class AMQP(celery.app.amqp.AMQP):
 
     @cached_property
     def queues(self) -> Any:
-        """The queues that the worker takes messages from."""
+        """The queues that the worker consumes."""
         if self.app.topology.queue(self.app.oops.queue) is None:
-            return self.queues_cls([])  # for consumers alone
-        # It is declared with the topology, by the worker's consumer. "quorum" makes
-        # Celery limit what is prefetched in the way that any kind of queue knows.
+            return self.queues_cls([])  # the worker runs consumers only
+        # The worker's consumer declares it with the topology. "quorum" makes Celery
+        # limit the prefetch in the way that every kind of queue supports.
         queue = kombu.Queue(
             self.app.oops.queue,
             no_declare=True,
@@ -98,8 +98,8 @@ class AMQP(celery.app.amqp.AMQP):
 class App(Celery):
     """A Celery app with the settings and the topology of oops_celery.
 
-    It has no result backend and one broker, whatever Celery's own variables say in the
-    environment: those belong to the application.
+    It has one broker and no result backend, whatever Celery's own variables in the
+    environment say: those belong to the application.
     """
 
     backend_cls = "disabled"
@@ -117,10 +117,10 @@ class App(Celery):
         return super().connection_for_write(url or self.conf["broker_url"], **options)
 
     def config_from_cmdline(self, argv: Any, *_: Any, **__: Any) -> None:
-        """Refuse settings behind ``--`` on the command line.
+        """Refuse settings after ``--`` on the command line.
 
         Raises:
-            ValueError: Always; Celery makes a line of it.
+            ValueError: Always; Celery prints it as one line.
         """
         raise ValueError(
             f"{' '.join(argv)}: set settings of Celery in the environment, as "
@@ -132,7 +132,7 @@ class App(Celery):
         """The settings in force.
 
         Raises:
-            SettingsError: One of them cannot be used.
+            SettingsError: A setting cannot be used.
         """
         with for_a_person():
             return settings.load()
@@ -150,10 +150,10 @@ class App(Celery):
 
     @cached_property
     def oops_config(self) -> Any:
-        """The `oops.Config` that takes the reports in the worker.
+        """The `oops.Config` that takes reports in the worker.
 
         Raises:
-            SettingsError: It cannot be had.
+            SettingsError: It cannot be loaded.
         """
         from oops_celery.repository.config import load_config
 
@@ -162,12 +162,12 @@ class App(Celery):
 
     @cached_property
     def on_amqp(self) -> bool:
-        """Whether the broker speaks AMQP; others know no TTL and no dead letters."""
+        """Whether the broker speaks AMQP; others have no TTL and no dead letters."""
         return bool(self.connection_for_write().transport.driver_type == "amqp")
 
     @cached_property
     def sender(self) -> Sender:
-        """Publishes what the worker sends on: retries and dead letters."""
+        """Publishes retries and dead letters."""
         return Sender(self.connection_for_write, self.oops.publish_timeout)
 
     @cached_property
@@ -184,10 +184,10 @@ class App(Celery):
 
 @contextmanager
 def for_a_person() -> Iterator[None]:
-    """Turn an error into a line on the terminal, if a command is being run.
+    """Turn an error into one line on the terminal, if a command is running.
 
-    Not within a publish: the command may be the application's own (``flask run``), and
-    the publisher answers ``[]``.
+    Not in a publish: the command may be the application's own (``flask run``), and the
+    publisher answers ``[]``.
     """
     try:
         yield
@@ -202,15 +202,15 @@ app = App(
     amqp=AMQP,
     loader=Loader,
     include=["oops_celery.tasks.republish", "oops_celery.tasks.dispatch"],
-    # An application that imports oops_celery keeps its own app: Celery's fixup for
-    # Django would make this one the default app, and take the name of a loader only.
+    # An application that imports oops_celery keeps its own app. Celery's fixup for
+    # Django would make this app the default one, and accepts only a loader's name.
     set_as_current=False,
     fixups=[],
 )
 
 
 def worker_name() -> str:
-    """Return the name of a worker that is given none, as ``oops@host``."""
+    """Return the default name of a worker, such as ``oops@host``."""
     return str(host_format(default_nodename(WORKER_NAME)))
 
 
@@ -219,8 +219,8 @@ def _name_worker(context: click.Context, _: click.Parameter, __: Any) -> None:
         context.params["hostname"] = worker_name()
 
 
-# Celery's place for further options of ``celery worker``; they are read after its own.
-# So the name is also that in the names of its files: ``--pidfile %n.pid``.
+# Celery's place for more options of ``celery worker``, read after its own. So files
+# named after the worker have this name too: ``--pidfile %n.pid``.
 app.user_options["worker"].add(
     click.Option(
         ["--default-hostname"], hidden=True, expose_value=False, callback=_name_worker
@@ -229,10 +229,10 @@ app.user_options["worker"].add(
 
 
 def _configure_flower() -> None:
-    """Have ``celery -A oops_celery flower`` read our ``flowerconfig.py``.
+    """Make ``celery -A oops_celery flower`` read our ``flowerconfig.py``.
 
     Celery imports the app when it knows its command. A flowerconfig.py in the current
-    folder comes first, and so does ``--conf``.
+    folder takes precedence, and so does ``--conf``.
     """
     context = click.get_current_context(silent=True)
     if (

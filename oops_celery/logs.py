@@ -1,31 +1,31 @@
-"""What the worker logs does nothing to a terminal, whatever stands in a report."""
+"""Escape what is logged: a report may contain a terminal's control characters."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 
-#: Not escaped: the lines of a traceback.
+#: Line breaks of a traceback are not escaped.
 _LAYOUT = "\n\t"
 
 _formatter = logging.Formatter()
 
 
 def escape_all() -> None:
-    """Have every handler there is escape what it writes; colours are added later."""
+    """Make every handler escape what it writes; colours are added later."""
     for handler in _handlers():
-        handler.addFilter(escape)  # again does nothing
+        handler.addFilter(escape)  # a second time changes nothing
 
 
 def escape(record: logging.LogRecord) -> bool:
-    """Escape the control characters of a record: ids, and what exceptions say."""
+    """Escape control characters in a record: in ids and in texts of exceptions."""
     try:
         text = record.getMessage()
         if _escaped(text) != text:
             record.msg, record.args = _escaped(text), None
         if record.exc_info and not record.exc_text:
             record.exc_text = _escaped(_formatter.formatException(record.exc_info))
-    except Exception:  # str() runs code of whoever made the arguments
+    except Exception:  # str() runs the argument's own code
         record.msg, record.args = (
             f"a message that cannot be shown: {record.msg!r}",
             None,
@@ -47,4 +47,4 @@ def _escaped(text: str) -> str:
 def _handlers() -> Iterator[logging.Handler]:
     yield from logging.root.handlers
     for logger in logging.root.manager.loggerDict.values():
-        yield from getattr(logger, "handlers", ())  # some are names without a logger
+        yield from getattr(logger, "handlers", ())  # some names have no logger

@@ -1,4 +1,4 @@
-"""Whether the broker is in trouble; then a publisher answers at once."""
+"""A circuit breaker: while the broker is in trouble, a publisher answers at once."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from oops_celery.transport import reentry
 from oops_celery.transport.sender import Sender
 from oops_celery.transport.troubles import in_a_line
 
-#: Seconds after which a broker in trouble is asked again: at first, and at most.
+#: Seconds before a broker in trouble is tried again: at first, and at most.
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
 
-#: Seconds within which a failure costs an application nothing (connection refused).
+#: Seconds within which a failure costs the application nothing (connection refused).
 QUICK = 0.1
 
 logger = logging.getLogger(__name__)
 
 
 class Breaker:
-    """A circuit breaker: while the broker is in trouble, nobody waits for it.
+    """A circuit breaker: while the broker is in trouble, no report waits for it.
 
     Args:
         sender: Opens a connection to see whether the broker is back.
@@ -32,30 +32,30 @@ class Breaker:
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
         self._good = True
-        #: Whether the last failure took no time: then a report may try it again.
+        #: Whether the last failure was quick: then a report itself may try again.
         self._quick = True
         self._retry_at = 0.0
         self._pause = FIRST_PAUSE
-        #: Why the last report was not taken, and what to do; else empty.
+        #: Why the last report was not taken, and what to do; empty if it was.
         self.reason = ""
         self._prober: threading.Thread | None = None
-        #: The process that the prober is a thread of: threads stay behind in a fork.
+        #: The prober thread's process: threads do not survive a fork.
         self._pid = 0
 
     def admit(self) -> bool:
-        """Return whether a report may try the broker now."""
+        """Return True if a report may try the broker; make sure that one does, at times."""
         if self._good:
             return True
         if not self._quick:
-            self._probe()  # the thread did not come along through a fork
+            self._probe()  # the thread did not survive a fork
             return False
         if time.monotonic() < self._retry_at:
             return False
-        self._wait_longer()  # for the others: one is enough
+        self._wait_longer()  # one report is enough
         return True
 
     def worked(self) -> None:
-        """Record that the broker has taken a report."""
+        """Record that the broker took a report."""
         self._good = True
         self._pause = FIRST_PAUSE
         if self.reason:
@@ -86,7 +86,7 @@ class Breaker:
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     def _probe(self) -> None:
-        """See in a thread of its own when the broker is back."""
+        """Find out in a thread when the broker is back."""
         if self._pid != os.getpid():
             self._pid, self._prober = os.getpid(), None
         if self._prober is not None and self._prober.is_alive():
@@ -94,7 +94,7 @@ class Breaker:
         self._prober = reentry.thread(self._wait_for_broker, "oops_celery-probe")
         try:
             self._prober.start()
-        except RuntimeError:  # the interpreter is ending: no more threads
+        except RuntimeError:  # the interpreter is shutting down: no more threads
             self._good = True
 
     def _wait_for_broker(self) -> None:
@@ -114,5 +114,5 @@ def _in_words(error: SendError, sender: Sender) -> str:
         return str(error)
     try:
         return in_a_line(error, sender.timeout)
-    except SettingsError:  # the timeout is one of them, and that is the error
+    except SettingsError:  # the timeout itself is the unusable setting
         return str(error)

@@ -1,4 +1,4 @@
-"""Publisher: a report goes to the broker, and an id comes back when it is there."""
+"""Publish reports to the broker; an id comes back when the broker has the report."""
 
 from __future__ import annotations
 
@@ -27,41 +27,41 @@ logger = logging.getLogger(__name__)
 
 Collector = Callable[[Mapping[str, Any], bool], list[str]]
 
-#: Takes every report of this process in place of the broker: see `divert`.
+#: Takes every report of this process in place of the broker; see `divert`.
 _collector: Collector | None = None
 
 
 class Publisher:
-    """Publish OOPS reports as Celery tasks; takes the place of `oops_amqp.Publisher`.
+    """Publish OOPS reports as Celery tasks, in place of `oops_amqp.Publisher`.
 
     Call it with a report, or give it to an `oops.Config`::
 
         config.publisher = oops_celery.Publisher()
 
-    It returns ``[id]`` when the broker has confirmed the report and has routed it to a
-    queue; else ``[]``, so that `oops.publish_with_fallback` goes on to the next one. It
-    never raises because of the broker, and never takes longer than ``timeout``. After a
-    failure it answers ``[]`` at once, and asks the broker again after a growing while:
-    itself where the broker said no at once, else in a thread of its own.
+    It returns ``[id]`` when the broker has confirmed the report and routed it to a
+    queue; else ``[]``, so that `oops.publish_with_fallback` tries the next publisher.
+    It never raises because of the broker, and never takes longer than ``timeout``.
+    After a failure it answers ``[]`` at once, and tries the broker again after a
+    growing pause: itself if the broker refused quickly, else in a background thread.
 
-    The settings are read when they are needed, as Celery's are: at the first report. If
-    they cannot be, that is logged, and the report is not published. What is logged
-    while a report is published is never published itself: a call from within is ``[]``.
+    It reads its settings at the first report, as Celery does. If they cannot be used,
+    it logs that and does not publish the report. Lines logged during a publish are
+    never published themselves: such a call returns ``[]``.
 
-    Safe to call from many threads, after a fork, and under gevent and eventlet.
+    Safe with many threads, after a fork, and under gevent and eventlet.
 
     Args:
-        connection_factory: A Celery app (by default the one of oops_celery), or a
-            callable that returns an `amqp.Connection` or a `kombu.Connection`. With an
-            app, the topology is declared on each new connection, where the broker lets
-            us; with a callable nothing is declared, as in oops-amqp.
-        exchange_name: Exchange to publish to; by default the setting ``OOPS_EXCHANGE``.
-        routing_key: Routing key; by default the setting ``OOPS_ROUTING_KEY``.
-        inherit_id: Keep a true ``id`` that a report already has.
+        connection_factory: A Celery app (by default the app of oops_celery), or a
+            function that returns an `amqp.Connection` or a `kombu.Connection`. With an
+            app, the topology is declared on each new connection, if the broker permits
+            it; with a function nothing is declared, as in oops-amqp.
+        exchange_name: Exchange to publish to; by default ``OOPS_EXCHANGE``.
+        routing_key: Routing key; by default ``OOPS_ROUTING_KEY``.
+        inherit_id: Keep the ``id`` that a report already has.
         timeout: Seconds that one report may take.
-        max_size: Bytes of the largest report that is sent.
-        confirm: Whether to wait until the broker has the report. Without it ``[id]``
-            just means that the report was written to the network.
+        max_size: Bytes of the largest report.
+        confirm: Whether to wait until the broker has the report. Without it, ``[id]``
+            only means that the report was written to the network.
 
     Attributes:
         exchange_name, routing_key, timeout, max_size: As given; else the settings.
@@ -109,7 +109,7 @@ class Publisher:
 
     @property
     def connection_factory(self) -> Callable[[], Any]:
-        """Returns the connections that are made from now on; may be set."""
+        """Makes the next connections; may be replaced."""
         return self._sender.connect
 
     @connection_factory.setter
@@ -117,7 +117,7 @@ class Publisher:
         self._sender.connect = factory
 
     def __getattr__(self, name: str) -> Any:
-        """Read a setting that was not given when it is first needed.
+        """Read a setting that was not given, when it is first needed.
 
         Raises:
             SettingsError: The settings cannot be used.
@@ -139,15 +139,15 @@ class Publisher:
                 ("exchange_name", "exchange"),
                 ("routing_key", "routing key"),
             )
-            if name in vars(self)  # the settings are not read for this
+            if name in vars(self)  # repr() reads no settings
         ]
         return f"<{type(self).__name__} to {', '.join(known) or 'OOPS_EXCHANGE'}>"
 
     def __call__(self, report: Mapping[str, Any]) -> list[str]:
-        """Publish a report. It is not changed.
+        """Publish a report, which is not changed.
 
         Returns:
-            A list with the report's id; an empty one when nobody has taken it.
+            The report's id in a list; an empty list if the broker did not take it.
         """
         if reentry.inside():
             return []
@@ -166,7 +166,7 @@ class Publisher:
             if options is None:
                 return []
             self._sender.send(encoded.body, **options)
-        except SettingsError as error:  # perhaps read too early: asked again later
+        except SettingsError as error:  # perhaps read too early: try again later
             self._health.failed(Unavailable(str(error)), 0)
             return []
         except SendError as error:
@@ -176,14 +176,14 @@ class Publisher:
         return [encoded.id]
 
     def publish_many(self, reports: Iterable[Mapping[str, Any]]) -> Iterator[list[str]]:
-        """Publish reports with many confirms in flight: for bulk work, in one thread.
+        """Publish reports with many confirms in flight: for bulk work in one thread.
 
         Args:
-            reports: Taken one by one, a window ahead of what is yielded.
+            reports: Read one by one, a window ahead of what is yielded.
 
         Yields:
-            For each report, in order, what a call would return: the id when the broker
-            has it. Once the broker is lost for good, the rest is not tried.
+            For each report, in order, what a call would return. When the broker is lost
+            for good, the rest is not tried.
         """
         reports = reentry.each_outside(reports)
         if _collector is not None:
@@ -195,10 +195,10 @@ class Publisher:
     def publish_encoded(
         self, reports: Iterable[tuple[wire.Encoded, Mapping[str, Any]]]
     ) -> Iterator[list[str]]:
-        """Do as `publish_many` with reports that are encoded already.
+        """Publish encoded reports with many confirms in flight; see `publish_many`.
 
         Args:
-            reports: Each as it is sent, and as it is, for the summary.
+            reports: Each encoded report, and the report itself for the summary.
         """
         if reentry.inside():
             return ([] for _ in reports)
@@ -235,7 +235,7 @@ class Publisher:
     def _options(
         self, encoded: wire.Encoded, report: Mapping[str, Any]
     ) -> dict[str, Any] | None:
-        """Return what goes with a report's body; None if that is too large."""
+        """Return the options of a report's message; None if the report is too large."""
         if len(encoded.body) > self.max_size:
             logger.error(
                 "%s is not published: it has %d bytes, and %d are allowed (max_size)",
@@ -246,7 +246,7 @@ class Publisher:
             return None
         task_id = encoded.task_id
         own = {"id": task_id, "root_id": task_id, "argsrepr": wire.summary(report)}
-        own["origin"] = anon_nodename()  # another one after a fork
+        own["origin"] = anon_nodename()  # differs after a fork
         return {
             **self._template,
             "headers": {**self._template["headers"], **own},
@@ -257,20 +257,20 @@ class Publisher:
 
     @cached_property
     def _template(self) -> dict[str, Any]:
-        """What goes with each report, made by Celery once."""
+        """The options of every report, which Celery makes once."""
         return task_options(self._app, TASK_NAME, "", "")
 
     @property
     def trouble(self) -> str:
-        """Why the broker did not take the last report, and what to do; else empty."""
+        """Why the last report was not taken, and what to do; empty if it was."""
         return self._health.reason
 
     def close(self) -> None:
-        """Close the connections that are not in use; the next report opens one."""
+        """Close the idle connections; the next report opens a new one."""
         _close(self._sender)
 
 
-#: What a publisher takes from the settings if it is not given, and its name there.
+#: Attributes that come from settings if they are not given.
 _SETTINGS = {
     "exchange_name": "exchange",
     "routing_key": "routing_key",
@@ -280,11 +280,11 @@ _SETTINGS = {
 
 
 def divert(collector: Collector | None) -> Collector | None:
-    """Give the reports of every publisher in this process to a function, for tests.
+    """Give every report of this process to a function instead of the broker, for tests.
 
     Args:
-        collector: Takes a report and whether to keep its id, and returns its id in a
-            list; None: reports are sent again.
+        collector: Gets a report and whether to keep its id; returns the id in a list.
+            None: reports are sent again.
 
     Returns:
         The collector before.
@@ -300,12 +300,12 @@ def _close(sender: Sender) -> None:
 
 
 def _declare(link: Link) -> None:
-    """Declare the topology where the broker lets us; publish in any case."""
+    """Declare the topology if the broker permits it; publish in any case."""
     from oops_celery.celery import app
 
     try:
         topology = app.topology
-    except ValueError as error:  # TopologyError: it need not be loaded to be named
+    except ValueError as error:  # TopologyError; naming it would import its module
         _declared.say(str(error))
         return
     refusals: list[Any] = []
@@ -330,7 +330,7 @@ _declared = _Changes()
 
 
 def __getattr__(name: str) -> Any:
-    """Make the ready-made publisher when it is first used."""
+    """Make the ready-made publisher at its first use."""
     if name != "publisher":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()["publisher"] = made = Publisher()

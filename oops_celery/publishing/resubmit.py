@@ -1,4 +1,4 @@
-"""Reports of a fallback repository go to the broker, and their files go away."""
+"""Send the reports of a fallback folder to the broker, and remove their files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from oops_celery.repository.folder import as_it_came
 
 
 class Outcome(NamedTuple):
-    """What became of a file.
+    """The outcome for one file.
 
     Attributes:
         path: The file.
-        id: The report's id; None where the file is still there.
-        reason: Why it is still there; empty where it is not.
+        id: The report's id; None if the file is still there.
+        reason: Why the file is still there; empty if it is not.
     """
 
     path: Path
@@ -32,16 +32,16 @@ class Outcome(NamedTuple):
 def resubmit(files: list[Path], publisher: Publisher) -> Iterator[Outcome]:
     """Publish the report of each file, and remove the file when the broker has it.
 
-    A file that this user may not remove is not sent: it would be sent by each call.
-    Interrupted at any moment, it loses nothing: what was not removed is sent by the
-    next call. What another process is at is left to it.
+    A file that this user may not remove is not sent, as every call would send it again.
+    An interruption loses nothing: the next call sends the files that were not removed.
+    A file that another process sends is skipped.
 
     Args:
         files: From `oops_celery.repository.reader.waiting`.
         publisher: One that keeps the reports' ids (``inherit_id``).
 
     Yields:
-        The outcome of each file, as it is known.
+        The outcome of each file, as soon as it is known.
     """
     outcomes: deque[Outcome] = deque()
     sent: deque[tuple[Path, int, int]] = deque()
@@ -91,18 +91,18 @@ def _refusal(publisher: Publisher, size: int) -> str:
 
 
 def _content(path: Path, file: int) -> bytes:
-    """Return what is in a file that may be removed.
+    """Return the content of a file that this user may remove.
 
     Raises:
         OSError: It cannot be read, or this user may not remove it.
-        wire.Undecodable: It is no report.
+        wire.Undecodable: It is not a report.
     """
     known = os.fstat(file)
     if not stat.S_ISREG(known.st_mode):
         raise wire.Undecodable("not a file")
     _check_removable(path)
-    # A BSON document begins with its length: what has another one is not read further.
-    # A read has 2 GB at most, on Linux; so has a document.
+    # A BSON document begins with its length: another length is not read on. On Linux a
+    # read has at most 2 GB, and so has a document.
     length = os.pread(file, 4, 0)
     if int.from_bytes(length, "little") != known.st_size:
         raise wire.Undecodable(
@@ -112,10 +112,10 @@ def _content(path: Path, file: int) -> bytes:
 
 
 def _check_removable(path: Path) -> None:
-    """Raise the `OSError` that removing a file would raise, and leave it there.
+    """Raise the `OSError` that removing a file would raise, without removing it.
 
-    ``rmdir`` of a file: the system looks at the permissions, the sticky bit, attributes
-    and a read-only mount first, as for ``unlink``, and then at what it is.
+    For ``rmdir`` of a file, the system checks permissions, the sticky bit, attributes
+    and a read-only mount first, as for ``unlink``, and the file's type last.
     """
     try:
         os.rmdir(path)
@@ -127,9 +127,9 @@ def _check_removable(path: Path) -> None:
 
 
 def _remove(path: Path) -> str:
-    """Remove a file that was sent; return why that failed, and empty it then.
+    """Remove a file that was sent; if that fails, empty it and return the reason.
 
-    So it is not sent again; the broker has its report.
+    An empty file is not sent again.
     """
     try:
         os.unlink(path)
@@ -146,7 +146,7 @@ def _remove(path: Path) -> str:
 
 
 def _taken(path: Path) -> int | None:
-    """Open a file for this process alone; None where another one has it, or had it.
+    """Open a file for this process alone; None if another process has it, or had it.
 
     Returns:
         Its file descriptor.

@@ -1,4 +1,4 @@
-"""Hooks on a report: one blanks secrets by their keys, one makes all values plain."""
+"""Hooks for reports: blank secrets by their keys; replace values BSON cannot hold."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from oops_celery import wire
 from oops_celery.wire.clean import MAX_DEPTH
 from oops_celery.wire.summary import USERINFO
 
-#: What stands in the place of a secret.
+#: Stands in place of a secret.
 SCRUBBED = "<scrubbed>"
 
-#: A key that contains one of these is secret: ``X-Api-Key``, ``csrfmiddlewaretoken``.
+#: A key that contains one of these words is secret: ``X-Api-Key``.
 WORDS = (
     "password",
     "passwd",
@@ -30,34 +30,34 @@ WORDS = (
     "credential",
 )
 
-#: ``key=`` in a query string, which may be all of a text, or in a fragment.
+#: ``key=`` in a query string (perhaps the whole text), or in a fragment.
 _PARAMETER = re.compile(r"(?:^|[?&;#])([^=?&;#\s]+)=")
-#: The value behind it.
+#: The value after it.
 _VALUE = re.compile(r"[^&#\s]*")
 
 
 class Scrubber:
     """A hook for `oops.Config` that blanks the values of secret keys.
 
-    Put it behind all other hooks, as it can only blank what is there already::
+    Add it after all other hooks, as it only blanks values that are there already::
 
         config.on_create.append(oops_celery.Scrubber("iban", "date of birth"))
 
-    `oops_celery.scrub` is one without further words. It does as well as a filter
+    `oops_celery.scrub` is a `Scrubber` without more words. It also works as a filter
     (``config.filters``), which runs when the report is published: after the hooks, or
     in the worker.
 
-    A key is that of a dict at any depth, the first of a pair (as in the old form of
-    ``req_vars``), or the name of a parameter of a URL, wherever the URL stands. Blanked
-    are user names and passwords in URLs, too. Other texts stay as they are: an
-    exception's message, an SQL statement.
+    A key is the key of a dict at any depth, the first item of a pair (the old form of
+    ``req_vars``), or the name of a URL parameter, wherever the URL stands. User names
+    and passwords in URLs are blanked too. Other texts stay: an exception's message, an
+    SQL statement.
 
-    It never raises; what cannot be looked at is blanked. The report alone is changed,
+    It never raises; a value that it cannot read is blanked. Only the report is changed,
     not the containers in it, which may be the application's.
 
     Args:
-        extra: Words that make a key secret, besides `WORDS`, wherever they stand in it.
-            Neither case nor ``-``, ``_`` and blanks count.
+        extra: More words that make a key secret, besides `WORDS`, anywhere in the key.
+            Case, ``-``, ``_`` and spaces do not matter.
     """
 
     def __init__(self, *extra: str) -> None:
@@ -71,7 +71,7 @@ class Scrubber:
 
         Args:
             report: The report. It is changed.
-            _context: What `oops.Config` gives to hooks; of no interest here.
+            _context: What `oops.Config` gives to hooks; not used.
         """
         known: dict[int, tuple[Any, Any]] = {}
         for key, value in list(report.items()):
@@ -80,7 +80,7 @@ class Scrubber:
     def _value(
         self, key: Any, value: Any, depth: int, known: dict[int, tuple[Any, Any]]
     ) -> Any:
-        """Return what may stand behind a key."""
+        """Return the value of a key, blanked if needed."""
         try:
             if self._is_secret(key):
                 return SCRUBBED
@@ -94,11 +94,11 @@ class Scrubber:
                 return known[id(value)][1]
             if depth >= MAX_DEPTH:
                 return f"<nested deeper than {MAX_DEPTH} levels>"
-            # The value as well: so that nothing else gets its place in memory.
+            # Keep the value alive too, so that its id() stays unique.
             known[id(value)] = value, "<circular reference>"
             copy = self._container(value, depth + 1, known)
             known[id(value)] = value, copy
-        except Exception:  # whatever a strange value makes of it
+        except Exception:  # a value's own code may raise anything
             return SCRUBBED
         return copy
 
@@ -123,7 +123,7 @@ class Scrubber:
         pieces, end = [], 0
         for found in _PARAMETER.finditer(text):
             if found.start() < end or not self._is_secret(unquote_plus(found[1])):
-                continue  # within a secret, or none
+                continue  # inside a secret
             pieces += [text[end : found.end()], SCRUBBED]
             end = _VALUE.match(text, found.end()).end()  # type: ignore[union-attr]
         return USERINFO.sub(SCRUBBED, "".join([*pieces, text[end:]]))
@@ -133,24 +133,24 @@ def _letters(key: str) -> str:
     return "".join(char for char in key.lower() if char.isalnum())
 
 
-#: The ready-made one.
+#: The ready-made hook.
 scrub = Scrubber()
 
 
 def plain(report: MutableMapping[str, Any], _context: Any = None) -> None:
-    """Put texts in the place of values that BSON cannot hold: Decimal, set, date.
+    """Replace values that BSON cannot hold (Decimal, set, date) by their text.
 
-    `oops_celery.Publisher` and `oops_celery.FolderPublisher` do so themselves. Others,
-    as that of oops-datedir-repo, raise an exception, which loses the report::
+    `oops_celery.Publisher` and `oops_celery.FolderPublisher` do this themselves. Other
+    publishers, such as oops-datedir-repo's, raise, which loses the report::
 
         config.filters.append(oops_celery.plain)  # when the report is published
         config.on_create.append(oops_celery.plain)  # or when it is made
 
-    It never raises. The report alone is changed, not the containers in it.
+    It never raises. Only the report is changed, not the containers in it.
 
     Args:
         report: The report. It is changed.
-        _context: What `oops.Config` gives to hooks; of no interest here.
+        _context: What `oops.Config` gives to hooks; not used.
     """
     made = wire.cleaned(report)
     if made is not None:

@@ -1,4 +1,4 @@
-"""Failing tasks of somebody's own Celery app become reports."""
+"""Turn the failing tasks of an application's Celery app into reports."""
 
 from __future__ import annotations
 
@@ -36,58 +36,58 @@ from oops_celery.transport import reentry
 if TYPE_CHECKING:
     import oops
 
-#: The tasks of oops_celery: a report of a report that failed would go in a circle.
+#: The tasks of oops_celery: a report about a failed report would run in a circle.
 OWN_TASKS = "oops_celery."
 
-#: Characters of an argument that a report has: Celery's own default (argsrepr).
+#: Characters of an argument in a report: Celery's default (argsrepr).
 ARGUMENT_WIDTH = 1024
 
-#: Levels that Celery describes of an argument; a setting of Celery since 5.7.
+#: Levels of an argument that Celery describes; a setting of Celery since 5.7.
 MAX_LEVELS = 3
 
-#: Answers of a task, and what ends a worker, or a program, while a task is at work.
+#: Exceptions by which a task answers, or that end a worker or a program.
 _NO_FAILURES = (Reject, Ignore, Retry, WorkerShutdown, WorkerTerminate)
 
 logger = logging.getLogger(__name__)
 
 
 def report_failures(app: Celery, config: oops.Config) -> None:
-    """Make a report of each task of an app that fails.
+    """Report each failing task of a Celery app.
 
-    Call it where the app is made, so that every process of its workers does::
+    Call it where the app is made, so that every process of its workers calls it::
 
         app = Celery("shop")
         oops_celery.report_failures(app, config)
 
-    A failure is what Celery calls one: an exception, a soft or a hard time limit, a
-    process that was lost. Not failures: retries (except the last), exceptions in the
-    task's `throws`, `Reject`, `Ignore`. It is one report, with what the task itself
-    raised, whatever becomes of Celery's bookkeeping: while the result backend is away,
-    or if ``on_failure`` raises, Celery tells of it in other ways, or not at all.
-    Exceptions that are no `Exception` (`asyncio.CancelledError`) count too; in the
-    prefork pool they end the process, which then is the failure.
+    Failures are Celery's: an exception, a soft or hard time limit, a lost process. Not
+    failures: retries (except the last), exceptions in the task's `throws`, `Reject`,
+    `Ignore`. A failure is one report with the exception of the task itself, whatever
+    happens in Celery's bookkeeping: when the result backend is away, or ``on_failure``
+    raises, Celery signals the failure differently, or not at all. A `BaseException`
+    such as `asyncio.CancelledError` counts too; in the prefork pool it ends the
+    process, and that is the failure.
 
     The report has the exception, its traceback, the task's name as the topic, and
 
-    - ``task``: the task's id, name, retries, exchange, routing_key and worker. After a
-      hard time limit some of them may be missing;
-    - ``req_vars``: the arguments by their names, blanked by `oops_celery.scrub`. Where
-      the sender has described them itself (``argsrepr``, ``kwargsrepr``), as it has.
+    - ``task``: the task's id, name, retries, exchange, routing_key and worker; some may
+      be missing after a hard time limit;
+    - ``req_vars``: the arguments by name, blanked by `oops_celery.scrub`. If the sender
+      described them (``argsrepr``, ``kwargsrepr``), that description.
 
-    It is made, and published, where the failure is found: in the pool's process, and in
-    the worker's main process after hard time limits and lost processes. The report's id
-    is logged, and is the exception's ``oops_id`` for those who see it later (in the
-    signal ``task_postrun``, say).
+    It is published where the failure is found: in the pool process, or in the worker's
+    main process after hard time limits and lost processes. The report's id is logged,
+    and is the exception's attribute ``oops_id`` for later code (the signal
+    ``task_postrun``).
 
-    A task never fails because of this, and waits for the config's publisher alone:
+    A task never fails because of this, and waits for the config's publisher only:
     `oops_celery.publisher` takes 5 seconds once, then none while the broker is away.
 
     Args:
-        app: The app. Called again for the same app, the new config counts.
+        app: The app. A second call for the same app replaces the config.
         config: Makes and publishes the reports.
 
     Raises:
-        ValueError: It is the app of oops_celery, whose failures are of reports.
+        ValueError: It is the app of oops_celery, whose failures concern reports.
     """
     from oops_celery.celery import App
 
@@ -130,11 +130,11 @@ class _Failures:
                     task.Request = with_requests(task.Request, self)
 
     def on_received(self, request: Any = None, **_: Any) -> None:
-        """Begin anew with a task, in the main process of a worker."""
+        """Forget earlier decisions about a task, in the main process of a worker."""
         self.decided.forget(begin(request.id, request.request_dict.get("retries")))
 
     def on_prerun(self, sender: Any = None, task_id: str = "", **_: Any) -> None:
-        """Begin anew with a task, where it is run."""
+        """Forget earlier decisions about a task, in the process that runs it."""
         self.decided.forget(begin(task_id, sender.request.retries))
 
     def on_postrun(
@@ -147,10 +147,10 @@ class _Failures:
         state: str | None = None,
         **_: Any,
     ) -> None:
-        """Take an error that Celery is about to handle as one of its own."""
+        """Take an error that Celery is about to handle as the task's own."""
         if not self._is_ours(sender):
             return
-        run = begin(task_id, sender.request.retries)  # it may have run others itself
+        run = begin(task_id, sender.request.retries)  # a task may run other tasks
         if isinstance(retval, Reject):
             lost = lost_retry(retval)
             if lost is not None:
@@ -167,8 +167,8 @@ class _Failures:
         if isinstance(error, Exception):
             return False
         if task.request.is_eager:
-            return isinstance(error, KeyboardInterrupt)  # of the person at the terminal
-        # It ends the pool's process, and the main process tells of that.
+            return isinstance(error, KeyboardInterrupt)  # Ctrl-C
+        # It ends the pool process; the main process reports that.
         return self.told.in_pool()
 
     def on_internal_error(
@@ -180,12 +180,12 @@ class _Failures:
         kwargs: Any = None,
         **_: Any,
     ) -> None:
-        """Take an error that came before the task was run."""
+        """Take an error from before the task ran."""
         if self._is_ours(sender) and not self.decided.is_settled(run_of(task_id)):
             self._take(sender, task_id, exception, args, kwargs)
 
     def on_request_failed(self, request: Any, exception: Any, traceback: Any) -> None:
-        """Take a failure that the main process could not tell of."""
+        """Take a failure that the main process could not signal."""
         if self._is_ours(request.task):
             task, args, kwargs = request.task, request.args, request.kwargs
             about = {
@@ -221,10 +221,10 @@ class _Failures:
         kwargs: Any,
         traceback: Any = None,
     ) -> bool:
-        """Report a failure, if it is one, and if that is not done yet; never raise.
+        """Report a failure, if it is one and not reported yet; never raise.
 
         Returns:
-            Whether its report is made.
+            Whether it is reported.
         """
         run = run_of(task_id)
         if self.decided.is_reported(run):
@@ -238,9 +238,9 @@ class _Failures:
             report["req_vars"] = _arguments(task, task_id, args or (), kwargs or {})
             ids = self._config.publish(report)
             _tell(task.name, task_id, ids, (original, exception))
-            # Not before: the process may be killed meanwhile.
+            # Not earlier: the process may be killed before this.
             self.told.tell(run)
-        except (Exception, SystemExit):  # whatever hooks and publishers do
+        except (Exception, SystemExit):  # hooks and publishers may raise anything
             with reentry.publishing():
                 logger.exception("task %s[%s] failed: no report", task.name, task_id)
         return True
@@ -270,7 +270,7 @@ class _Failures:
 
 
 def _original(exception: Any) -> BaseException:
-    """Return what was raised, where Celery wraps what cannot be pickled."""
+    """Return the raised exception, if Celery wrapped one that cannot be pickled."""
     if isinstance(exception, UnpickleableExceptionWrapper):
         return sys.exc_info()[1] or exception
     return exception  # type: ignore[no-any-return]
@@ -283,7 +283,7 @@ def _classes(throws: Any) -> tuple[type, ...]:
 def _tell(
     name: str, task_id: str, ids: Sequence[str] | None, exceptions: tuple[Any, ...]
 ) -> None:
-    with reentry.publishing():  # no report of its own, by a handler that publishes
+    with reentry.publishing():  # a logging handler that publishes must not report it
         if ids is None:
             logger.debug("task %s[%s] failed: its report was filtered", name, task_id)
         elif ids:
@@ -294,14 +294,14 @@ def _tell(
     if not ids:
         return
     for exception in exceptions:
-        with suppress(Exception):  # one that takes no attributes
+        with suppress(Exception):  # exceptions without a __dict__
             exception.oops_id = ids[-1]
 
 
 def _arguments(
     task: Any, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Return the arguments by their names, as texts, without what is secret."""
+    """Return the arguments by name, as texts, without secrets."""
     named = _named(task, args, kwargs)
     blanked = dict(named)
     scrub(blanked)
@@ -309,8 +309,8 @@ def _arguments(
     described = _described(task, args, kwargs) if task.request.id == task_id else {}
     if not described:
         return texts
-    # The sender's words instead. They may be Celery's own, of values that were changed
-    # on their way (a date became a text), and have a secret in them.
+    # The sender's words instead. They may be Celery's own, of values that changed on
+    # the way (a date became a text), and may contain a secret.
     plain = {name: saferepr(named[name], ARGUMENT_WIDTH) for name in named}
     return described if texts == plain else dict.fromkeys(described, SCRUBBED)
 
@@ -331,7 +331,7 @@ def _named(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[st
 def _described(
     task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Return how the sender describes the arguments, where that is not Celery's way."""
+    """Return the sender's own description of the arguments, if it is not Celery's."""
     amqp = task.app.amqp
     levels = task.app.conf.get("task_repr_maxlevels", MAX_LEVELS)
     texts = {
@@ -346,5 +346,5 @@ def _described(
 
 
 def _bare(text: str) -> str:
-    """Return a text without what JSON changes: tuples become lists."""
+    """Return a value as JSON changes it: tuples become lists."""
     return "".join(char for char in text if char not in "()[], ")

@@ -1,7 +1,7 @@
-"""What Celery does with a task that fails, where its signal ``task_failure`` is late.
+"""Track what Celery does with a failing task, as its ``task_failure`` may not be sent.
 
-Celery first writes the failure into the result backend, and calls ``on_failure``: if
-one of them raises, there is no such signal, or it is about that error.
+Celery first writes the failure to the result backend and calls ``on_failure``. If one
+of them raises, there is no such signal, or it has that error.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from celery.exceptions import Retry, TimeLimitExceeded
 from kombu.exceptions import EncodeError
 from kombu.utils.imports import symbol_by_name
 
-#: Runs of tasks of which is remembered what was decided.
+#: Number of runs whose decision is remembered.
 REMEMBERED = 1000
 
-#: The latest run of a task, in this thread or greenlet.
+#: The latest run of a task in this thread or greenlet.
 _latest: ContextVar[tuple[str, int]] = ContextVar("oops_celery_run", default=("", 0))
 
 
 def begin(task_id: str, retries: int | None) -> str:
-    """Note which run of a task this is; return its name.
+    """Start a run of a task; return its name.
 
-    A retry is another run, which may begin before this one has come to its end.
+    A retry is another run, which may start before this one has ended.
     """
     _latest.set((task_id, retries or 0))
     return run_of(task_id)
 
 
 def run_of(task_id: str) -> str:
-    """Return the name of the run of a task that this is."""
+    """Return the name of a task's current run."""
     latest, retries = _latest.get()
     return f"{retries if latest == task_id else 0} {task_id}"
 
@@ -47,15 +47,15 @@ def run_of(task_id: str) -> str:
 def first_error(
     receiver: FrameType, state: str | None
 ) -> tuple[list[BaseException], BaseException | None]:
-    """Return the errors that are on their way out of a task's tracer, and its own one.
+    """Return all errors leaving a task's tracer, and the task's own error.
 
     Args:
         receiver: The frame of a receiver of the signal ``task_postrun``.
-        state: The state that the signal has.
+        state: The signal's state.
 
     Returns:
-        All of them, the last one first; and the first one that is the task's. What the
-        backend raises after the task was done, or is to be retried, is none.
+        All of them, the last first; and the first that is the task's. An error of the
+        backend after the task succeeded, or before its retry, is not the task's.
     """
     tracer: FrameType | None = receiver.f_back
     while tracer and tracer.f_globals["__name__"].startswith("celery.utils.dispatch"):
@@ -64,7 +64,7 @@ def first_error(
     error, seen = sys.exc_info()[1], set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        # Others were caught deeper, or are handled by who runs the task eagerly.
+        # Others were caught further down, or belong to the caller of an eager task.
         if error.__traceback__ and error.__traceback__.tb_frame is tracer:
             errors.append(error)
         error = error.__context__
@@ -77,7 +77,7 @@ def first_error(
 
 
 def lost_retry(answer: Any) -> BaseException | None:
-    """Return what a task failed with, if it is rejected as its retry cannot be sent.
+    """Return the task's error, if it is rejected because its retry cannot be sent.
 
     Args:
         answer: The `Reject` that ended the task.
@@ -86,7 +86,7 @@ def lost_retry(answer: Any) -> BaseException | None:
     while traceback and traceback.tb_frame.f_code is not Task.retry.__code__:
         caller, traceback = traceback.tb_frame, traceback.tb_next
     if traceback is None:
-        return None  # the task's own answer
+        return None  # the task rejected itself
     error, seen = answer.__context__, set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -106,17 +106,17 @@ def _by_backend(error: BaseException) -> bool:
 
 
 class Decided:
-    """What was decided of the latest runs: reported, or nothing to report yet."""
+    """Decisions about the latest runs: reported, or nothing to report yet."""
 
     def __init__(self) -> None:
         self._reported: OrderedDict[str, bool] = OrderedDict()
 
     def report(self, run: str) -> None:
-        """Remember that the failure of a run is reported."""
+        """Record that the failure of a run is reported."""
         self._put(run, True)
 
     def settle(self, run: str) -> None:
-        """Remember that the error of a run needs no report, unless Celery fails it."""
+        """Record that the error of a run needs no report, unless Celery fails it."""
         self._put(run, False)
 
     def _put(self, run: str, reported: bool) -> None:
@@ -130,16 +130,16 @@ class Decided:
         return self._reported.get(run, False)
 
     def is_settled(self, run: str) -> bool:
-        """Return whether something was decided of a run."""
+        """Return whether a decision about a run was made."""
         return run in self._reported
 
     def forget(self, run: str) -> None:
-        """Begin anew: it comes again."""
+        """Forget the decision about a task: it is delivered again."""
         self._reported.pop(run, None)
 
 
 class Told:
-    """Tells the main process of a worker which failures its pool has seen to."""
+    """Tells a worker's main process which failures its pool has reported."""
 
     def __init__(self) -> None:
         self._main: int | None = None
@@ -149,7 +149,7 @@ class Told:
         self._ids = Decided()
 
     def open(self) -> None:
-        """Make a pipe, for the processes that are forked from now on."""
+        """Open a pipe for the processes that are forked from now on."""
         self._main = os.getpid()
         if self._reader is None:
             self._reader, self._writer = os.pipe()
@@ -157,17 +157,17 @@ class Told:
             os.set_blocking(self._writer, False)
 
     def in_pool(self) -> bool:
-        """Return whether this is another process than the main one of a worker."""
+        """Return whether this is a pool process, not a worker's main process."""
         return self._main not in (None, os.getpid())
 
     def tell(self, run: str) -> None:
-        """Say that a task's failure is seen to, if this is a process of a pool."""
+        """From a pool process, tell the main process that a failure is reported."""
         if self._writer is not None and self.in_pool():
-            with suppress(OSError):  # nobody has read for long
+            with suppress(OSError):  # the pipe is full
                 os.write(self._writer, run.encode().hex().encode() + b"\n")
 
     def take(self, run: str) -> bool:
-        """Return whether a process of the pool has said so; it is asked once."""
+        """Return whether a pool process reported a task's failure, and forget it."""
         if self._reader is None or self.in_pool():
             return False
         with suppress(BlockingIOError):
@@ -181,10 +181,10 @@ class Told:
 
 
 def with_requests(base: Any, failures: Any) -> type:
-    """Return a task's Request class that tells of what its signals may not.
+    """Return a task's Request class that reports failures that no signal announces.
 
-    Hard time limits and lost processes come to light in the main process of a worker,
-    whose backend may be away as well.
+    The main process of a worker finds hard time limits and lost processes; its result
+    backend may be away too.
 
     Args:
         base: The task's Request class, or its name.

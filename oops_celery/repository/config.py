@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def load_config(settings: Settings) -> oops.Config | Repository:
-    """Return what takes the reports in the worker.
+    """Return the config, or the default repository.
 
     Raises:
-        SettingsError: It cannot be had. Says what to do.
+        SettingsError: It cannot be loaded; the text says what to do.
     """
     if settings.config is None:
         try:
             return Repository(settings.repository)
-        except OSError as error:  # the current folder is gone
+        except OSError as error:  # the current folder was removed
             raise SettingsError(
                 f"OOPS_REPOSITORY={settings.repository!r}: the current folder cannot "
                 f"be found: {error.strerror}; start this in another folder"
@@ -31,7 +31,7 @@ def load_config(settings: Settings) -> oops.Config | Repository:
     module_name, _, attribute = settings.config.partition(":")
     try:
         config = getattr(import_from_cwd(module_name), attribute)
-    except Exception as error:  # it is a program: anything may happen in it
+    except Exception as error:  # the module may raise anything
         raise SettingsError(
             f"OOPS_CONFIG={settings.config!r}: {type(error).__name__}: {error}; it "
             "must be package.module:attribute, importable from the folder of the worker"

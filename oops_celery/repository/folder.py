@@ -1,7 +1,7 @@
-"""A folder of reports, written: ``<folder>/<YYYY-MM-DD>/<id>``, one BSON file a report.
+"""Write reports to a folder: ``<folder>/<YYYY-MM-DD>/<id>``, one BSON file each.
 
-The format is oops-datedir-repo's: its programs read it, and so do `datedir`, `finding`
-and `resubmitting`.
+The format is oops-datedir-repo's; its programs and `oops_celery.repository.reader` read
+it.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any
 from oops_celery import wire
 from oops_celery.transport import reentry
 
-#: Bytes of a file name; most file systems hold 255.
+#: Bytes of a file name; most file systems allow 255.
 MAX_NAME = 200
 
-#: What still is being written ends so: readers pass it over (oops-datedir-repo).
+#: Suffix of unfinished files, which readers skip (oops-datedir-repo).
 UNFINISHED = ".tmp"
 
-#: Reports may be read by the group, and by nobody else: they hold what users typed.
+#: Readable by the group and nobody else: reports contain user input.
 FILE_MODE = 0o640
 FOLDER_MODE = 0o750
 
-#: A report that comes again within this time goes to the day of its own ``time``, which
-#: is the same each time. A clock that is further off would hide a report.
+#: A report whose ``time`` is at most this old goes to that day, so that it has the same
+#: file when it comes again. A clock that is further off would hide a report.
 OWN_DAY = timedelta(days=31)
 
 
@@ -40,15 +40,15 @@ class FolderPublisher:
             oops_celery.publisher, oops_celery.FolderPublisher("./fallback")
         )
 
-    It takes any report that `oops_celery.Publisher` takes, and gives it the same id; an
-    id that a report has is kept. ``oops-celery resubmit`` brings them to the broker.
+    It accepts every report that `oops_celery.Publisher` accepts, with the same id; an
+    id that a report has is kept. ``oops-celery resubmit`` sends them to the broker.
 
-    Safe to call from many threads and processes.
+    Safe with many threads and processes.
 
     Args:
-        folder: The folder; it is made when the first report comes.
-        sync: Whether a report is on the disk when it is taken, so that a power cut does
-            not lose it. It may take 10 ms; without it, about 1.
+        folder: The folder; made at the first report.
+        sync: Whether a report is on disk when the call returns, safe from a power cut.
+            That may take 10 ms; without it, about 1.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, sync: bool = True) -> None:
@@ -59,14 +59,14 @@ class FolderPublisher:
         return f"<{type(self).__name__} to {self.folder!r}>"
 
     def __call__(self, report: Mapping[str, Any]) -> list[str]:
-        """Keep a report. It is not changed.
+        """Keep a report, which is not changed.
 
         Returns:
-            A list with the report's id; an empty one for what is logged while another
-            report is published, and would go in a circle.
+            The report's id in a list; an empty list for a line logged during a publish,
+            which would run in a circle.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The file cannot be written.
         """
         if reentry.inside():
             return []
@@ -77,13 +77,13 @@ class FolderPublisher:
 
 
 class Repository:
-    """The worker's default repository: a report's bytes are kept as they came.
+    """The worker's default repository: keeps the bytes of reports as they came.
 
-    It does not wait until they are on the disk: that makes ten times fewer reports a
-    second (docs/reliability.md says what a power cut may lose).
+    It does not wait for the disk, which would keep ten times fewer reports a second
+    (docs/reliability.md says what a power cut may lose).
 
     Args:
-        folder: The folder; it is made when the first report comes.
+        folder: The folder; made at the first report.
     """
 
     def __init__(self, folder: str) -> None:
@@ -93,7 +93,7 @@ class Repository:
         """Keep a report; return its id in a list.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The file cannot be written.
         """
         encoded = as_it_came(report, body)
         write(self._folder, encoded, sync=False)
@@ -101,11 +101,11 @@ class Repository:
 
 
 def as_it_came(report: Mapping[str, Any], body: bytes) -> wire.Encoded:
-    """Return a report in the bytes that it came in, if they have its id.
+    """Return a report with the bytes it came in, if they contain its id.
 
     Args:
         report: The report.
-        body: The same, as BSON.
+        body: The same as BSON.
     """
     report_id = report.get("id")
     if not isinstance(report_id, str) or not report_id:
@@ -118,14 +118,14 @@ def write(
 ) -> None:
     """Write a report.
 
-    The same report, written again or by several processes at once, is one file. Another
-    report with the same id gets a file of its own.
+    The same report, written again or by several processes at once, is one file. A
+    different report with the same id gets its own file.
 
     Args:
-        folder: The folder of the days; it is made when it is needed.
+        folder: The folder of the days; made if needed.
         report: The report.
         day: The day that it belongs to; by default that of the report's own time.
-        sync: Whether it is on the disk when this returns: a power cut loses it else.
+        sync: Whether to wait until it is on disk, safe from a power cut.
 
     Raises:
         OSError: It cannot be written.
@@ -153,7 +153,7 @@ def write(
 
 
 def file_name(report_id: str) -> str:
-    """Return the name of a report's file: its id, or a hash of one that is no name."""
+    """Return the name of a report's file: its id, or a hash of an unusable id."""
     usable = (
         0 < len(report_id.encode()) <= MAX_NAME
         and report_id.isprintable()
@@ -184,7 +184,7 @@ def _open(path: str) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
         return os.open(path, flags, FILE_MODE)
-    except FileNotFoundError:  # the first one of the day
+    except FileNotFoundError:  # the first report of the day
         _make(os.path.dirname(path))
         return os.open(path, flags, FILE_MODE)
 
@@ -200,7 +200,7 @@ def _make(folder: str) -> None:
 
 
 def _sync(folder: str) -> None:
-    """Wait until the names in a folder are on the disk."""
+    """Wait until the names in a folder are on disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

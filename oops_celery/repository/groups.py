@@ -1,8 +1,7 @@
-"""Reports that tell of the same trouble, put together.
+"""Group reports of the same failure. Pure functions, no files.
 
-Pure, no files. Two reports belong together when their exceptions have the same type,
-their topics are the same, and their values differ only in what differs each time:
-numbers, ids, addresses and what stands in quotes.
+Reports are in one group if their exception types and topics are equal, and their values
+differ only in numbers, ids, addresses and quoted texts.
 """
 
 from __future__ import annotations
@@ -14,18 +13,18 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import lru_cache
 
-#: Characters of a value that are looked at, and those that are kept of the outcome.
+#: Characters of a value that are read, and of its normalised form that are kept.
 VALUE_READ = 400
 VALUE_KEPT = 200
 
-#: Values whose outcome is remembered: many reports of a day say the same.
+#: Normalised values to remember: many reports of a day have the same.
 REMEMBERED = 1000
 
 HOUR = 3600
 
-#: What differs each time, by what is put in its place; the first that fits counts.
+#: Variable parts of a value, by their placeholder; the first match counts.
 _PLACEHOLDERS = {
-    # In quotes that are no apostrophes.
+    # Quotes that are not apostrophes.
     "string": r"""(?<!\w)[bru]?(?:"(?:[^"\\]|\\.)*"(?!\w)"""
     r"""|'(?:[^'\\]|\\.|(?<=\w)'(?=\w))*'(?!\w))""",
     "url": r"\b[a-zA-Z][a-zA-Z0-9+.-]{1,20}://[^\s<>\"')\]]+",
@@ -37,10 +36,10 @@ _PLACEHOLDERS = {
     r"|(?<![\w:])(?:[0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}(?![\w:])"
     r"|(?<![\w:])(?:[0-9a-fA-F]{1,4}(?::[0-9a-fA-F]{1,4}){0,6})?::"
     r"[0-9a-fA-F]{1,4}(?::[0-9a-fA-F]{1,4}){0,6}(?![\w:])",
-    # The second with a digit in it, as "defaced" and "effaced" are words.
+    # The second form needs a digit: "defaced" and "effaced" are words.
     "hex": r"\b0[xX][0-9a-fA-F]+\b"
     r"|(?<![a-zA-Z0-9])(?=[a-fA-F]*\d)(?=\d*[a-fA-F])[0-9a-fA-F]{8,}(?![a-zA-Z0-9])",
-    # Not that of a name: utf8, python3.
+    # Not in a name: utf8, python3.
     "number": r"(?<![a-zA-Z0-9])[+-]?\d+(?:[.,:/-]\d+)*(?:[eE][+-]?\d+)?",
 }
 _DIFFERS = re.compile(
@@ -52,7 +51,7 @@ _UNCLOSED = re.compile(r"""(?<!\w)["'][^"']*\Z""")
 
 @lru_cache(REMEMBERED)
 def normalised(value: str) -> str:
-    """Return what an exception's value says each time, with placeholders for the rest.
+    """Return an exception's value with placeholders for its variable parts.
 
     >>> normalised("user 'ann' (id 17) is not at 10.0.0.1:80")
     'user <string> (id <number>) is not at <ip>'
@@ -66,10 +65,10 @@ def normalised(value: str) -> str:
 
 @dataclass(frozen=True)
 class Seen:
-    """What counts of one report."""
+    """The fields of one report that groups need."""
 
     texts: Mapping[str, str]
-    #: When it went wrong, in UTC.
+    #: Time of the failure, in UTC.
     time: datetime
     #: Where the report is.
     file: str
@@ -77,7 +76,7 @@ class Seen:
 
 @dataclass
 class Group:
-    """Reports that belong together."""
+    """Reports of the same failure."""
 
     #: The exception's type.
     type: str
@@ -86,15 +85,15 @@ class Group:
     value: str
     first: datetime
     last: datetime
-    #: The id of the latest report, and where it is.
+    #: The id of the latest report, and its file.
     example: str = ""
     file: str = ""
-    #: Reports by the hour: hours since 1970-01-01 00:00 UTC.
+    #: Reports by hour: hours since 1970-01-01 00:00 UTC.
     hours: Counter[int] = field(default_factory=Counter)
 
     @property
     def count(self) -> int:
-        """How many reports there are."""
+        """The number of reports."""
         return self.hours.total()
 
     def add(self, seen: Seen) -> None:
@@ -108,9 +107,9 @@ class Group:
 
 
 class Groups:
-    """Sorts reports into groups, one after the other."""
+    """Sorts reports into groups."""
 
-    #: The texts of a report that it asks for.
+    #: The texts of a report that it needs.
     TEXTS = ("id", "type", "topic", "value")
 
     def __init__(self) -> None:
@@ -121,7 +120,7 @@ class Groups:
         texts = seen.texts
         key = (
             texts.get("type", "")[:VALUE_KEPT],
-            # Some programs use the URL as the topic; its query is the user's.
+            # Some programs use the URL as topic; its query is user input.
             texts.get("topic", "").partition("?")[0][:VALUE_KEPT],
             normalised(texts.get("value", "")),
         )
@@ -140,5 +139,5 @@ class Groups:
 
 
 def hour_start(hour: int) -> datetime:
-    """Return when an hour since 1970 begins, in UTC."""
+    """Return the beginning of an hour since 1970, in UTC."""
     return datetime.fromtimestamp(hour * HOUR, timezone.utc)

@@ -1,4 +1,4 @@
-"""A repository as oops-datedir-repo has it, read: ``<folder>/<date>/<file>``."""
+"""Read a folder of reports as oops-datedir-repo lays it out: ``<date>/<file>``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Stored(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A file that is no report, and why."""
+    """A file that is not a report, and why."""
 
     file: str
     reason: str
@@ -47,10 +47,10 @@ class Unreadable(NamedTuple):
 
 @dataclass
 class Overview:
-    """What happened in some days."""
+    """The reports of some days."""
 
     folder: str
-    #: The last day, in UTC, and how many there are.
+    #: The last day, in UTC, and the number of days.
     last: date
     days: int
     groups: list[Group] = field(default_factory=list)
@@ -63,11 +63,11 @@ class Overview:
 
     @property
     def reports(self) -> int:
-        """How many reports there are."""
+        """The number of reports."""
         return sum(group.count for group in self.groups)
 
     def add(self, found: Iterable[Seen | Unreadable | None]) -> None:
-        """Sort what `read` yields into groups."""
+        """Sort what `read_reports` yields into groups."""
         groups = Groups()
         for one in found:
             if isinstance(one, Seen):
@@ -77,28 +77,27 @@ class Overview:
         self.groups = groups.sorted()
 
     def period(self) -> str:
-        """Return the days in words."""
+        """Return the days as text."""
         if self.days == 1:
             return self.last.isoformat()
         return f"{self.first.isoformat()} to {self.last.isoformat()}"
 
 
 def latest_day(folder: str) -> str | None:
-    """Return the last day that has a folder, whether or not there is a report in it."""
+    """Return the last day with a folder, even an empty one."""
     return max(_days(folder), default=None)
 
 
 def files(folder: str, last: date, days: int) -> list[str]:
-    """Return the files of some days, from the earliest day on.
+    """Return the files of some days, the earliest day first.
 
     Args:
         folder: The repository.
-        last: The last day, in UTC: DateDirRepo's folders are named so.
-        days: How many days.
+        last: The last day, in UTC, as in the names of DateDirRepo's folders.
+        days: The number of days.
 
     Raises:
-        OSError: A folder cannot be read. That one of a day is missing is no error, that
-            the repository is missing is one.
+        OSError: A folder cannot be read. A day may be missing, the repository may not.
     """
     os.scandir(folder).close()
     found: list[str] = []
@@ -108,7 +107,7 @@ def files(folder: str, last: date, days: int) -> list[str]:
             found += sorted(
                 f"{day}/{entry.name}"
                 for entry in entries
-                # A report that is being written has a name with .tmp.
+                # Unfinished files end with .tmp.
                 if not entry.name.endswith(".tmp") and entry.is_file()
             )
     return found
@@ -117,12 +116,12 @@ def files(folder: str, last: date, days: int) -> list[str]:
 def read_reports(
     folder: str, names: Iterable[str], texts: tuple[str, ...] = Groups.TEXTS
 ) -> Iterator[Seen | Unreadable | None]:
-    """Read reports, one for each name; None where the file has gone meanwhile.
+    """Yield each report; None if its file was removed meanwhile.
 
     Args:
         folder: The repository.
         names: What `files` returned.
-        texts: The texts that are wanted of each report.
+        texts: The texts to read of each report.
     """
     for name in names:
         path = Path(folder, name)
@@ -130,7 +129,7 @@ def read_reports(
             body = path.read_bytes()
             found = wire.peek(body, texts)
             time = wire.peek_time(body, "time") or _written(path)
-        except FileNotFoundError:  # somebody tidies up
+        except FileNotFoundError:  # somebody removed it
             yield None
         except OSError as error:
             yield Unreadable(name, error.strerror or str(error))
@@ -150,9 +149,9 @@ def _days(folder: str | Path) -> list[str]:
 
 
 def waiting(folder: Path) -> list[Path]:
-    """Return the files of a folder of reports that are whole, oldest day first.
+    """Return the finished files of a folder of reports, the oldest day first.
 
-    A day that cannot be read stands for its files: `resubmit` says why.
+    A day that cannot be read stands for its files: `resubmit` gives the reason.
 
     Raises:
         OSError: The folder cannot be read.
@@ -173,15 +172,15 @@ def waiting(folder: Path) -> list[Path]:
 def find_reports(
     folder: str, part: str, news: Callable[[str], None] = lambda _: None
 ) -> Iterator[Stored]:
-    """Find reports in a repository, newest day first.
+    """Find reports in a repository, the newest day first.
 
-    A file need not be named by the report's id (oops-datedir-repo's are not): what a
-    file holds is searched for the bytes, and only if they are there, its id is read.
+    A file need not be named after its report (oops-datedir-repo's are not). So the
+    content is searched for the bytes of the id, and the id is read only if they match.
 
     Args:
         folder: The repository; it may be missing.
         part: A part of the id, or the start of the file's name.
-        news: Told how far the search is.
+        news: Called with the progress of the search.
     """
     wanted = clean_id(part).encode("utf-8", "surrogateescape")
     with suppress(OSError):
@@ -195,13 +194,13 @@ def find_reports(
 def _whole_files(folder: str) -> Iterator[str]:
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if not entry.name.endswith(".tmp"):  # one that is being written
+            if not entry.name.endswith(".tmp"):  # unfinished
                 yield entry.path
 
 
 def _in_file(path: str, part: str, wanted: bytes) -> Iterator[Stored]:
-    # Not `open`: the time goes into many small files.
-    # O_NONBLOCK: a named pipe has no report, and may have no writer.
+    # os.open: most of the time goes into many small files.
+    # O_NONBLOCK: a named pipe contains no report, and may have no writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         body = os.read(descriptor, os.fstat(descriptor).st_size + 1)
@@ -224,7 +223,7 @@ def _in_file(path: str, part: str, wanted: bytes) -> Iterator[Stored]:
 
 
 def _as_bson(content: bytes) -> bytes:
-    """Return a file's report as BSON: old files have RFC 822 headers instead.
+    """Return a file's report as BSON; old files have RFC 822 headers instead.
 
     Raises:
         wire.Undecodable: It is neither.

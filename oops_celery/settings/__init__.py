@@ -1,11 +1,11 @@
-"""Every setting: its default, and the name that changes it.
+"""Every setting, with its default and the name that changes it.
 
-A setting is read from the environment, else from ``celeryconfig.py`` (found as Celery
+A setting comes from the environment, else from ``celeryconfig.py`` (found as Celery
 finds it: ``CELERY_CONFIG_MODULE``, else ``celeryconfig`` in the current folder), else
-it has its default. Empty in the environment means not set, but for `MAY_BE_EMPTY`.
-Only names that start with ``OOPS_`` count there: those below, and Celery's
-(``OOPS_WORKER_CONCURRENCY``), as `celery_settings` has it; so an application with a
-celeryconfig of its own can import oops_celery, and neither disturbs the other.
+from its default. An empty variable means not set, except for `MAY_BE_EMPTY`. Only names
+that start with ``OOPS_`` count: those below, and Celery's (``OOPS_WORKER_CONCURRENCY``,
+see `celery_settings`). So an application with its own celeryconfig can import
+oops_celery, and neither disturbs the other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from oops_celery.broker_url import parse_rabbitmq_url as parse_rabbitmq_url
 from oops_celery.errors import SettingsError
 from oops_celery.settings import celery_settings
 
-#: Where a broker is expected when nothing says otherwise: amqp-dispatcher's default.
+#: The default broker, as in amqp-dispatcher.
 DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
 
 #: Seconds between heartbeats of a worker's connection; Celery's default.
@@ -36,7 +36,7 @@ DEFAULT_HEARTBEAT = 120
 
 PREFIX = "OOPS_"
 
-#: Names in AMQP: the default exchange, and the routing key of a fanout, are empty.
+#: The default exchange, and a fanout's routing key, have empty names in AMQP.
 MAY_BE_EMPTY = ("OOPS_EXCHANGE", "OOPS_ROUTING_KEY")
 
 logger = logging.getLogger(__name__)
@@ -46,29 +46,29 @@ logger = logging.getLogger(__name__)
 class Settings:
     """The settings in force."""
 
-    #: The topology file; none means the packaged ``topology.yml``.
+    #: The topology file; None means the packaged ``default.yml``.
     topology: str | None = None
     #: Folder of the default repository.
     repository: str = "./oopses"
-    #: ``module:attribute`` of the `oops.Config` that takes the reports in the worker.
+    #: ``module:attribute`` of the `oops.Config` that takes reports in the worker.
     config: str | None = None
-    #: The exchange and routing key that reports are published to.
+    #: The exchange and routing key for publishing.
     exchange: str = "oopses"
     routing_key: str = ""
     #: The queue that the worker takes reports from.
     queue: str = "oopses"
-    #: Times a report is retried before it is parked. With the default topology (10 s,
-    #: 1 min, then 10 min each) that rides out an outage of three hours.
+    #: Retries of a report before it is parked. With the default topology (10 s, 1 min,
+    #: then 10 min each) they cover an outage of three hours.
     max_retries: int = 20
     #: Seconds a publish may take.
     publish_timeout: float = 5.0
-    #: Seconds that consumers may take to end when the worker does.
+    #: Seconds that consumers may take to end when the worker ends.
     shutdown_timeout: float = 30.0
-    #: Bytes of the largest report that is sent. RabbitMQ 4 takes 16 MiB by default.
+    #: Bytes of the largest report. RabbitMQ 4 accepts 16 MiB by default.
     max_size: int = 16 * 1024 * 1024
-    #: Celery's settings, by Celery's own (lower case) names.
+    #: Celery's settings by Celery's own (lower case) names.
     celery: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    #: Names of settings that were found and do not count.
+    #: Names that were found and do not count.
     ignored: tuple[str, ...] = ()
 
 
@@ -99,7 +99,7 @@ def _reference(value: Any) -> str:
     return str(value)
 
 
-#: How a setting of ours is read, and what it must be.
+#: The reader of each setting of ours, and what its value must be.
 _OWN: dict[str, tuple[Callable[[Any], Any], str]] = {
     "topology": (_path, "the path of a YAML file"),
     "repository": (_path, "the path of a folder"),
@@ -118,9 +118,9 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings from the environment and from ``celeryconfig``.
 
     Raises:
-        SettingsError: A value that cannot be used, or an ``OOPS_`` name in
-            ``celeryconfig`` that is no setting. One in the environment may be another
-            program's: it is a warning where it looks misspelt.
+        SettingsError: An unusable value, or an unknown ``OOPS_`` name in
+            ``celeryconfig``. An unknown name in the environment may belong to another
+            program: it is a warning if it looks misspelt.
     """
     module = _celeryconfig(environ)
     celery_options = dict(flatten(NAMESPACES))
@@ -172,7 +172,7 @@ def _celeryconfig(environ: Mapping[str, str]) -> ModuleType | None:
             f"CELERY_CONFIG_MODULE={name!r}: there is no module {error.name!r}; "
             "put it into the current folder or on PYTHONPATH"
         ) from error
-    except (Exception, SystemExit) as error:  # a program: anything may happen
+    except (Exception, SystemExit) as error:  # a program may raise anything
         raise SettingsError(
             f"{name}.py cannot be read: {type(error).__name__}: {error}; mend it, or "
             "name another module in CELERY_CONFIG_MODULE"
@@ -200,7 +200,7 @@ def _from_text(name: str, text: str, option: Any) -> Any:
 
 
 def _check_pool(name: Any) -> None:
-    """Celery imports whatever is named there, and has a traceback if it cannot."""
+    """Check the pool's name: Celery imports any name, with a traceback if it fails."""
     from celery.concurrency import get_available_pool_names
 
     known = get_available_pool_names()
@@ -237,11 +237,11 @@ def broker(
 ) -> dict[str, Any]:
     """Return Celery's settings for the broker.
 
-    Apart from `load`: a program with a connection factory of its own needs no broker of
+    Separate from `load`: a program with its own connection factory needs no broker of
     ours, and may use the variable for something else.
 
     Args:
-        celery: Celery's settings, as `load` found them.
+        celery: Celery's settings from `load`.
         environ: The environment.
 
     Raises:

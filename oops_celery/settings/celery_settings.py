@@ -1,6 +1,6 @@
-"""Celery's settings under our prefix: which cannot be used here, and which values.
+"""Celery's settings under our prefix: the ones that cannot be used, and valid values.
 
-The others are Celery's, and mean what its documentation says.
+All others mean what Celery's documentation says.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _EXCHANGE = "set OOPS_EXCHANGE and OOPS_ROUTING_KEY"
 _OWN_CLASS = "the worker has one of its own; leave it out"
 _NO_RESULTS = "reports have no results that Celery could keep; leave it out"
 
-#: What settings of result backends start with. They have no effect here, and in the
-#: environment they may be another program's, as OOPS_DATABASE_URL.
+#: Prefixes of result backends' settings. They have no effect here, and in the
+#: environment they may belong to another program (OOPS_DATABASE_URL).
 _OF_RESULTS = (
     *("arangodb_", "azureblockblob_", "cache_", "cassandra_", "cosmosdbsql_"),
     *("couchbase_", "database_", "elasticsearch_", "gcs_", "mongodb_", "redis_"),
     *("result_", "s3_"),
 )
 
-#: Settings that would keep reports from arriving, would lose some, or would be
-#: overruled without a word; and what to do instead.
+#: Settings that would keep reports from arriving, lose some, or be overruled silently;
+#: and what to do instead.
 _REFUSED = {
     "accept_content": "the worker accepts reports, and JSON for control; leave it out",
     "broker_host": _URL,
@@ -49,7 +49,7 @@ _REFUSED = {
     "event_serializer": "Flower reads JSON; leave it out",
     "include": "set OOPS_IMPORTS",
     "result_backend": _NO_RESULTS,
-    # It could have reports acknowledged before they are stored.
+    # It could acknowledge reports before they are stored.
     "task_annotations": "set limits by OOPS_TASK_TIME_LIMIT and its like",
     "task_default_exchange": _EXCHANGE,
     "task_default_exchange_type": _QUEUE,
@@ -64,17 +64,17 @@ _REFUSED = {
     "worker_agent": _OWN_CLASS,
     "worker_autoscaler": _OWN_CLASS,
     "worker_consumer": _OWN_CLASS,
-    # It asks a result backend for each report that comes again.
+    # It asks a result backend for each redelivered report.
     "worker_deduplicate_successful_tasks": _NO_RESULTS,
-    # With limits for a whole channel, what quorum queues do not know.
+    # It sets limits for a whole channel, which quorum queues do not know.
     "worker_detect_quorum_queues": "the worker knows its queue; leave it out",
     "worker_direct": "the worker takes reports from OOPS_QUEUE alone; leave it out",
-    # Reports at work would have no end.
+    # Running reports would have no end.
     "worker_pool_restarts": "end the worker, and start it again; leave it out",
     "worker_timer": _OWN_CLASS,
 }
 
-#: Numbers that must be over 0: with 0, Celery divides by it, waits for ever, or does
+#: Numbers that must be above 0: with 0, Celery divides by it, waits forever, or does
 #: not wait at all.
 _POSITIVE = {
     "broker_connection_timeout",
@@ -110,7 +110,7 @@ def _one_of(*names: str) -> Callable[[Any], None]:
     return check_name
 
 
-#: Settings whose values are tried out, and what they must be.
+#: Settings whose values are tried, and what they must be.
 _TRIED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "broker_failover_strategy": (
         _one_of("round-robin", "shuffle"),
@@ -129,22 +129,22 @@ _TRIED: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
-#: Parts of the names of settings that hold passwords: their values are never shown.
+#: Name parts of settings that contain passwords, which are never shown.
 _SECRET = ("PASSWORD", "TRANSPORT_OPTIONS")
 
 
 def shown(name: str, value: Any) -> str:
-    """Return a setting as an error may show it: without what may be a password."""
+    """Return a setting for an error message, without a possible password."""
     return (
         f"{name}=**" if any(each in name for each in _SECRET) else f"{name}={value!r}"
     )
 
 
 def has_effect(name: str) -> bool:
-    """Return whether a setting of Celery has an effect here; say so if it has none.
+    """Return whether a setting of Celery has an effect here; log if it has none.
 
     Args:
-        name: As it stands in the environment or in ``celeryconfig``.
+        name: The name in the environment or in ``celeryconfig``.
     """
     key = name.partition("_")[2].lower()
     if key in _REFUSED or not key.startswith(_OF_RESULTS):
@@ -157,8 +157,8 @@ def check(name: str, value: Any, option: Any) -> None:
     """Check a setting of Celery.
 
     Args:
-        name: As it stands in the environment or in ``celeryconfig``.
-        value: Its value, in Python.
+        name: The name in the environment or in ``celeryconfig``.
+        value: Its value in Python.
         option: Celery's description of it.
 
     Raises:
@@ -173,7 +173,7 @@ def check(name: str, value: Any, option: Any) -> None:
 
 
 def check_together(celery: Mapping[str, Any]) -> None:
-    """Check settings of Celery that have a meaning beside others only.
+    """Check settings of Celery that only have a meaning together.
 
     Raises:
         SettingsError: One of them stands alone.
@@ -183,12 +183,12 @@ def check_together(celery: Mapping[str, Any]) -> None:
 
 
 def _unmet(key: str, value: Any, kind: Any) -> str | None:
-    """Return what a value must be, if it is not."""
+    """Return what a value must be, if it is not that."""
     if key in _TRIED:
         use, expected = _TRIED[key]
         try:
             use(value)
-        except Exception:  # of whatever kind: it cannot be used
+        except Exception:  # any error means that it cannot be used
             return expected
         return None
     if kind in ("int", "float", int) and not isinstance(value, timedelta):

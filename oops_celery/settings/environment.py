@@ -1,7 +1,7 @@
-"""What Celery reads around our settings: variables and options of the command line.
+"""Variables and command-line options that Celery reads besides our settings.
 
-Celery's variables belong to the application whose environment a worker often shares:
-none of them decides where reports are taken from. docs/security.md has the table.
+Celery's variables belong to the application, whose environment a worker often shares.
+None of them decides where reports come from. docs/security.md has the table.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from oops_celery.errors import SettingsError
 if TYPE_CHECKING:
     from oops_celery.celery import App
 
-#: Variables that Celery lets count more than any setting.
+#: Variables that Celery prefers to any setting.
 _VARIABLES = (
     "CELERY_BROKER_URL",
     "CELERY_BROKER_READ_URL",
@@ -36,10 +36,10 @@ _OPTIONS = {
 
 
 class WithoutVariables(click.Option):
-    """A hidden option of ``celery worker``, for its callback.
+    """A hidden option of ``celery worker`` with a callback.
 
-    Celery takes each option from a variable too: ``CELERY_WORKER_QUEUES`` for
-    ``--queues``. Click comes to this option first, and then looks for no others.
+    Celery reads each option from a variable too: ``CELERY_WORKER_QUEUES`` for
+    ``--queues``. Click reads this option first, and then looks for no other variables.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class WithoutVariables(click.Option):
         )
 
 
-#: Variables for options of the worker that is being started.
+#: The variables for options of the worker that starts.
 _for_options: list[str] = []
 
 
@@ -83,7 +83,7 @@ def check_options(app: App) -> None:
             raise SettingsError(f"--{name.replace('_', '-')}: {advice}")
 
 
-#: Options of the worker that are numbers, and the least that each may be.
+#: Numeric options of the worker, and the least value of each.
 _LEAST = {
     "prefetch_multiplier": 0,
     "time_limit": 0,
@@ -98,11 +98,11 @@ def check_worker_options(app: App, options: Mapping[str, Any]) -> None:
 
     Args:
         app: Our app.
-        options: By Celery's names; None where one is not given.
+        options: The options by Celery's names; None for one that is not given.
 
     Raises:
-        SettingsError: With one of them no report would arrive, or messages that are
-            not ours would.
+        SettingsError: An option would keep reports from arriving, or take messages
+            that are not ours.
     """
     own = app.oops.queue
     for name in _names(options.get("queues")):

@@ -1,4 +1,4 @@
-"""What a worker needs beside the packages of a publisher: the extra ``[worker]``."""
+"""The packages that a worker needs beside a publisher's: the extra ``[worker]``."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from oops_celery.errors import SettingsError
 
 INSTALL = "pip install 'celery-oops[worker]'"
 
-#: The oldest Celery of which a worker reads quorum queues (their prefetch limits), and
-#: the first one that makes no queues which RabbitMQ 4.3 may deny.
+#: The oldest Celery whose worker reads quorum queues (their prefetch limits), and the
+#: first that declares no queues which RabbitMQ 4.3 may deny.
 OLDEST_CELERY = (5, 5)
 SAFE_CELERY = (5, 6)
 
-#: The oldest billiard that tells whether the pool is ending a process: a report that
-#: is at work then would be retried as one that was refused.
+#: The oldest billiard that tells when the pool ends a process; before, a report at work
+#: at that time would be retried as a refused one.
 OLDEST_BILLIARD = (4, 3, 1)
 
-#: Read a topology file; the packaged one needs neither.
+#: The packages that read a topology file; the packaged topology needs none.
 _OPTIONAL = ("yaml", "pydantic", "pydantic_core")
 _NAMES = "PyYAML and pydantic"
 
@@ -51,12 +51,12 @@ def check_worker() -> None:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """Return the numbers of a version, to compare them."""
+    """Return the numbers of a version, for comparison."""
     return tuple(map(int, re.findall(r"\d+", version)[:3]))
 
 
 def missing(error: ImportError, what: str) -> SettingsError | None:
-    """Say what to install, if that was the error."""
+    """Return an error that says what to install, if a missing package is the cause."""
     if error.name is None or error.name.partition(".")[0] not in _OPTIONAL:
         return None
     return SettingsError(f"{what} needs {_NAMES}: {INSTALL}")
@@ -64,10 +64,10 @@ def missing(error: ImportError, what: str) -> SettingsError | None:
 
 @contextmanager
 def needed_by(what: str) -> Iterator[None]:
-    """Have a line instead of a traceback, where packages of the extra are missing.
+    """Turn a missing package of the extra into a one-line error.
 
     Raises:
-        SettingsError: They are.
+        SettingsError: A package is missing.
     """
     try:
         yield

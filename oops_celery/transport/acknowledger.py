@@ -1,7 +1,7 @@
-"""Acknowledging many messages of a channel with one frame, where their order allows.
+"""Acknowledge many messages of a channel with one frame, if their order allows it.
 
-A frame for each message is a system call for each: a sixth of what a report costs the
-worker's main process.
+A frame for each message is a system call for each: a sixth of the main process's work
+for a report.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 class Acknowledger:
     """Acknowledges the messages of one channel.
 
-    ``basic.ack`` with ``multiple`` means a message and all before it (AMQP 0-9-1,
-    basic.ack): so it is used where all of them are done with.
+    ``basic.ack`` with ``multiple`` acknowledges a message and all before it (AMQP
+    0-9-1), so it is used if all of them are done.
 
     Args:
         channel: The channel; its delivery tags grow.
@@ -25,9 +25,9 @@ class Acknowledger:
 
     def __init__(self, channel: Any) -> None:
         self._channel = channel
-        #: Delivery tags of the messages that are not done with, in their order.
+        #: Delivery tags of the messages still at work, in order.
         self._at_work: dict[int, None] = {}
-        #: Those that the broker will be told about together.
+        #: Delivery tags to acknowledge together.
         self._held: list[int] = []
         self._holding = False
 
@@ -48,7 +48,7 @@ class Acknowledger:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Acknowledge what is acknowledged meanwhile with as few frames as can be."""
+        """Collect the block's acknowledgements, and send as few frames as possible."""
         self._holding = True
         try:
             yield

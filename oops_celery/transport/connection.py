@@ -1,4 +1,4 @@
-"""The connection of the app: any message is readable, a lost connection is noticed."""
+"""The app's connection: reads any message, and raises when it is lost."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from oops_celery.transport.read_ahead import TRANSPORTS
 
 
 class Connection(kombu.Connection):
-    """A connection that says when it is lost, and whom it talks to.
+    """A connection that raises when it is lost, and verifies the host it connects to.
 
-    It reads messages of any kind. It checks the broker's certificate for the host it
-    connects to: kombu keeps the first host's name when it goes on to the next one, and
-    turns ``localhost`` into ``127.0.0.1`` before it is checked.
+    kombu keeps the first host's name for the certificate when it goes on to the next
+    host, and turns ``localhost`` into ``127.0.0.1`` before the check.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -26,7 +25,7 @@ class Connection(kombu.Connection):
             self.transport_options: Any = {**self.transport_options, **frames}
         self._name_host()
 
-    #: Whether it is read in the worker's loop.
+    #: Whether the worker's loop reads it.
     reads_ahead = False
 
     def get_transport_cls(self) -> Any:
@@ -35,7 +34,7 @@ class Connection(kombu.Connection):
         return TRANSPORTS.get(transport, transport) if self.reads_ahead else transport
 
     def info(self) -> dict[str, Any]:
-        """Tell about itself, as JSON can, for ``celery inspect stats`` and Flower."""
+        """Describe the connection as JSON, for ``celery inspect stats`` and Flower."""
         known = dict(super().info())
         options = dict(known["transport_options"] or {})
         options.pop("frame_handler", None)
@@ -49,15 +48,15 @@ class Connection(kombu.Connection):
             raw.collect()
 
     def limit_waits(self, seconds: float) -> None:
-        """Have no wait for the broker take longer from now on."""
+        """Limit every later wait for the broker."""
         with suppress(AttributeError, OSError):  # not AMQP, or lost
             self._connection.transport.sock.settimeout(seconds)
 
     def drain_events(self, **kwargs: Any) -> Any:
         """Wait for an event.
 
-        When an acknowledgement in another thread or greenlet was the first to find the
-        connection lost, kombu would wait on a new one, which has no consumers.
+        If an acknowledgement in another thread or greenlet is the first to find the
+        connection lost, kombu would wait on a new connection without consumers.
 
         Raises:
             ConnectionResetError: The connection was lost.
@@ -74,22 +73,22 @@ class Connection(kombu.Connection):
         max_retries: int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Do something once more after the connection was lost.
+        """Call a function; call it once more if the connection was lost.
 
-        kombu would go on for ever where a declaration has a channel of the lost
-        connection: so does Celery's heartbeat event, in the main process of a worker
-        that was frozen until the broker had dropped it.
+        kombu would retry forever if a declaration holds a channel of the lost
+        connection. Celery's heartbeat event does, in a worker that was frozen until the
+        broker dropped its connection.
         """
         tries = 1 if max_retries is None else max_retries
         return super().ensure(obj, fun, errback, tries, **kwargs)
 
     @property
     def supports_heartbeats(self) -> bool:
-        """Whether it has heartbeats: it may have been opened without."""
+        """Whether the connection has heartbeats: it may have been opened without."""
         return bool(self.heartbeat) and super().supports_heartbeats
 
     def switch(self, conn_str: str) -> None:
-        """Go on to another host."""
+        """Continue with another host."""
         super().switch(conn_str)
         self._name_host()
 

@@ -1,4 +1,4 @@
-"""One confirmed connection to the broker, on which every wait has a limit."""
+"""One connection to the broker, in confirm mode, with a limit on every wait."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from kombu.transport.pyamqp import Channel
 
 from oops_celery.errors import Refused
 
-#: Seconds a polite goodbye to the broker may take.
+#: Seconds that AMQP's close handshake may take.
 CLOSE_TIMEOUT = 0.5
 
 
 class Link:
-    """One connection with one channel, in confirm mode, used by one thread at a time.
+    """One connection with one channel, used by one thread at a time.
 
     Args:
         connection: A `kombu.Connection` or `amqp.Connection`.
@@ -34,11 +34,11 @@ class Link:
         self._pid = os.getpid()
         _links[id(self)] = self
         self.confirm = confirm
-        self.connection = connection  # closed when it is forgotten, so hold it
+        self.connection = connection  # a connection closes when it is garbage: keep it
         self.returned: Exception | None = None
-        #: Whether no message has been published on it yet.
+        #: Whether nothing has been published on it yet.
         self.new = True
-        #: Whether the broker has nacked what this channel sent.
+        #: Whether the broker nacked a message of this channel.
         self.nacked = False
         self._begin()
 
@@ -51,7 +51,7 @@ class Link:
         self._open_channel()
 
     def follow(self) -> None:
-        """Go on with kombu's new connection, if a refusal has closed the first one."""
+        """Use kombu's new connection if a refusal closed the first one."""
         if self.raw is not None and not self.raw.connected:
             self._begin()
 
@@ -59,7 +59,7 @@ class Link:
         if self.raw is None:
             self.channel = self.connection.channel()
         else:
-            # kombu's channel also on a connection of plain py-amqp.
+            # kombu's channel, on plain py-amqp's connection too.
             self.channel = Channel(self.raw)
             self.channel.open()
         on_return = self._on_return if self.raw is not None else None
@@ -77,15 +77,15 @@ class Link:
 
     @staticmethod
     def _on_blocked(reason: str) -> None:
-        # RabbitMQ says this to a connection that publishes under an alarm. The confirm
-        # would come when the alarm is over, which may be days.
+        # RabbitMQ sends this to publishing connections under an alarm. The confirm
+        # would come after the alarm, which may be days later.
         raise amqp.RecoverableConnectionError(f"blocked by the broker: {reason}")
 
     def renew_channel(self, timeout: float) -> None:
-        """Go on with a new channel.
+        """Replace the channel.
 
-        A channel whose first message finds the leader of a quorum queue dead keeps to
-        that node in RabbitMQ 3.10, and is nacked even when there is a new leader.
+        In RabbitMQ 3.10, a channel whose first message found the leader of a quorum
+        queue dead stays with that node, and gets nacks even when there is a new leader.
         """
         with self.raw.transport.having_timeout(timeout):
             self.channel.close()
@@ -99,17 +99,17 @@ class Link:
         plain: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        """Publish, and wait for the confirm for at most ``timeout`` seconds.
+        """Publish a message, and wait at most ``timeout`` seconds for the confirm.
 
         Args:
             body: The body.
-            timeout: How long that may take.
-            plain: All properties of the message, as AMQP names them; without it, those
-                that kombu makes of the options, among which there is a content type.
-            options: What `kombu.Producer.publish` takes.
+            timeout: Seconds.
+            plain: All properties of the message by their AMQP names; without it, kombu
+                makes them from the options, with a content type.
+            options: Arguments of `kombu.Producer.publish`.
         """
         self.returned = None
-        # Without confirms, a returned message would be taken for a later one.
+        # Without confirms, a returned message would be mistaken for a later one.
         options = {"mandatory": self.confirm, **options}
         waits = {"timeout": timeout, "confirm_timeout": timeout}
         try:
@@ -118,7 +118,7 @@ class Link:
                 self.channel.basic_publish(message, **options, **waits)
             else:
                 more = dict(plain or {})
-                if plain is not None:  # another transport than AMQP
+                if plain is not None:  # a transport other than AMQP
                     more["headers"] = more.pop("application_headers", None)
                 self.producer.publish(body, **options, **more, **waits)
         except MessageNacked:
@@ -128,7 +128,7 @@ class Link:
             raise Refused(f"no queue took it: {self.returned}")
 
     def close(self) -> None:
-        """Say goodbye to the broker; wait no longer than a moment."""
+        """Close the connection with AMQP's handshake, for a moment at most."""
         forget_inherited()
         with suppress(Exception):
             if self.raw is None:
@@ -143,31 +143,31 @@ class Link:
         forget_inherited()
         with suppress(Exception):
             if self.raw is not None and self.raw.connected:
-                self.raw.transport.sock.settimeout(0)  # no TLS goodbye either
+                self.raw.transport.sock.settimeout(0)  # no TLS close_notify either
                 self.raw.collect()
 
     def forget(self) -> None:
-        """Leave a connection that belongs to the parent process to it.
+        """Leave a connection of the parent process alone, after a fork.
 
-        Closing the file descriptor is all that may be done: any byte sent, or a
-        shutdown of the socket, would end the parent's connection.
+        Only closing the file descriptor is safe: any byte sent, or a shutdown of the
+        socket, would end the parent's connection.
         """
         _links.pop(id(self), None)
         with suppress(Exception):
             self.raw.transport.sock.close()
 
 
-#: Every link that is in use.
+#: All links in use.
 _links: WeakValueDictionary[int, Link] = WeakValueDictionary()
 
-#: The process that they belong to.
+#: The process that the links belong to.
 _pid = os.getpid()
 
 
 def forget_inherited() -> None:
-    """Leave the links that belong to the parent process to it, after a fork.
+    """Leave the parent process's links alone, after a fork.
 
-    Called where a link is used, too: Python does not see each fork (uWSGI's, say).
+    Also called at each use of a link: Python does not see every fork (uWSGI's).
     """
     global _pid
     pid = os.getpid()
@@ -181,12 +181,12 @@ def forget_inherited() -> None:
 
 
 os.register_at_fork(after_in_child=forget_inherited)
-# The end of a child that has used none: garbage that is collected shuts sockets down.
+# When a child that used none ends, garbage collection shuts sockets down.
 atexit.register(forget_inherited)
 
 
 def _connect(connection: Any, timeout: float) -> None:
-    """Connect, with a limit on each wait that has none yet."""
+    """Connect, with a limit on each wait that has none."""
     if isinstance(connection, amqp.Connection):
         for name in ("connect_timeout", "read_timeout", "write_timeout"):
             if getattr(connection, name) is None:
@@ -203,5 +203,5 @@ def _connect(connection: Any, timeout: float) -> None:
             "write_timeout": timeout,
             **(connection.transport_options or {}),
         }
-    # Each host once, without a pause: connect() would sleep for 2 s in between.
+    # Each host once, without a pause: connect() would sleep 2 s between hosts.
     connection.ensure_connection(max_retries=hosts - 1, interval_start=0)

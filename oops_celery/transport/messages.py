@@ -1,8 +1,8 @@
-"""Messages of any kind are received: none may end the connection or the worker.
+"""Receive any message: none may end the connection or the worker.
 
-py-amqp raises an exception in the middle of a frame where a text is not UTF-8, or a
-time is after the year 9999 (milliseconds in a header, say). kombu decompresses a body
-that says it is compressed: a few bytes may become gigabytes.
+py-amqp raises in the middle of a frame if a text is not UTF-8, or a time is after the
+year 9999 (milliseconds in a header, for example). kombu decompresses a body that says
+it is compressed: a few bytes may become gigabytes.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from amqp.serialization import decode_properties_basic, dumps
 
 from oops_celery.transport.acknowledger import Acknowledger
 
-#: The header of a message whose properties could not be read: why.
+#: The header with the reason why a message's properties could not be read.
 UNREADABLE = "oops-unreadable"
 
-#: A frame with a message's properties (AMQP 0-9-1, 4.2.6.1): its type, and the number
+#: Type of the frame with a message's properties (AMQP 0-9-1, 4.2.6.1), and the number
 #: of bytes before them.
 _CONTENT_HEADER = 2
 _FIXED_PART = 12
-#: The flags that say: of the properties there are the headers alone.
+#: The property flags of a message that has headers only.
 _ONLY_HEADERS = struct.pack(">H", 1 << 13)
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 def readable_frames(
     connection: Any, callback: Callable[..., Any], **options: Any
 ) -> Callable[[Any], bool]:
-    """Return py-amqp's handler of frames, given none that it cannot read.
+    """Return py-amqp's frame handler, which then gets only readable frames.
 
     Properties that it cannot read are replaced by the header `UNREADABLE`.
     """
@@ -54,10 +54,10 @@ def readable_frames(
 
 
 def _readable(payload: bytes) -> bytes:
-    """Return properties that can be read: those given, where they can."""
+    """Return the given properties if they can be read, else replacements."""
     try:
         decode_properties_basic(payload, _FIXED_PART)
-    except Exception as error:  # of many kinds
+    except Exception as error:  # many kinds of errors
         reason = f"{type(error).__name__}: {error}"
         logger.warning("properties of a message cannot be read: %s", reason)
         headers = dumps("F", [{UNREADABLE: reason}])
@@ -66,19 +66,19 @@ def _readable(payload: bytes) -> bytes:
 
 
 class Message(kombu.transport.pyamqp.Message):
-    """A message whose body is as it came, also where it says that it is compressed."""
+    """A message whose body stays as it came, even if it says it is compressed."""
 
     def __init__(self, msg: Any, channel: Any = None, **kwargs: Any) -> None:
         headers = msg.properties.pop("application_headers", None) or {}
         super().__init__(msg, channel, **kwargs)
         self.headers = headers
-        #: Set for those of a channel that acknowledges many at once.
+        #: Set if its channel acknowledges many messages at once.
         self._acknowledger: Acknowledger | None = getattr(channel, "acknowledger", None)
         if self._acknowledger is not None:
             self._acknowledger.came(self.delivery_tag)
 
     def ack(self, multiple: bool = False) -> None:
-        """Acknowledge it."""
+        """Acknowledge the message."""
         if self._acknowledger is None or self.acknowledged:
             super().ack(multiple)
         else:
@@ -86,15 +86,15 @@ class Message(kombu.transport.pyamqp.Message):
             self._state = "ACK"
 
     def reject(self, requeue: bool = False) -> None:
-        """Reject it; with `requeue` it goes back to its queue."""
+        """Reject the message; with `requeue` it goes back to its queue."""
         super().reject(requeue)
         if self._acknowledger is not None:
             self._acknowledger.rejected(self.delivery_tag)
 
 
 def as_they_come(channel: Any, acknowledger: Acknowledger | None = None) -> None:
-    """Have a channel give messages of any kind, with their bodies untouched."""
+    """Make a channel deliver messages of any kind, with untouched bodies."""
     if isinstance(channel, kombu.transport.pyamqp.Channel):
-        channel.auto_decode = False  # a body that says utf-8 may hold anything
+        channel.auto_decode = False  # a body that says utf-8 may contain any bytes
         channel.Message = Message
         channel.acknowledger = acknowledger

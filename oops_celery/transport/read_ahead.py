@@ -1,8 +1,8 @@
-"""Messages are read many at once, where kombu and py-amqp read them in small steps.
+"""Read many messages at once, in the worker's loop.
 
-py-amqp asks the system for the seven bytes of a frame's head, for its body, and for the
-byte after it, and sets a timeout before and after each frame; kombu takes one message
-a round of the worker's loop. For a backlog that is a third of what a message costs.
+py-amqp makes three system calls for a frame (its seven bytes of head, its body, the
+byte after it) and sets a timeout before and after; kombu takes one message in a round
+of the worker's loop. For a backlog that is a third of a message's cost.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any
 import kombu.transport.pyamqp
 from amqp.transport import TCPTransport
 
-#: Bytes that are asked for at least.
+#: Bytes of a read, at least.
 READ_AHEAD = 8192
 
-#: Messages that are taken in a round of the loop, at most.
+#: Messages taken in a round of the loop, at most.
 AT_ONCE = 20
 
-#: Bytes before and after what a frame holds (AMQP 0-9-1, 4.2.3).
+#: Bytes of a frame before and after its content (AMQP 0-9-1, 4.2.3).
 _AROUND = 8
 
 
 class Socket(TCPTransport):
-    """py-amqp's socket, which reads ahead."""
+    """py-amqp's socket that reads ahead."""
 
     def _setup_transport(self) -> None:
         super()._setup_transport()
@@ -35,13 +35,13 @@ class Socket(TCPTransport):
 
     @property
     def has_frame(self) -> bool:
-        """Whether a whole frame has been read."""
+        """Whether a whole frame has been read ahead."""
         read = self._read_buffer
         size = int.from_bytes(read[3:7], "big")
         return len(read) >= _AROUND and _AROUND + size <= len(read)
 
     def having_timeout(self, timeout: float | None) -> AbstractContextManager[Any]:
-        """Set a timeout for what is read within, if anything has to be."""
+        """Set a timeout for reads from the socket in the block."""
         if self.has_frame:
             return nullcontext(self.sock)
         return super().having_timeout(timeout)  # type: ignore[no-any-return]
@@ -60,7 +60,7 @@ class Connection(kombu.transport.pyamqp.Connection):
         socket_settings: Any = None,
         **more: Any,
     ) -> Any:
-        """Return what reads and writes."""
+        """Return the transport that reads and writes."""
         options = {
             "connect_timeout": connect_timeout,
             "read_timeout": read_timeout,
@@ -81,15 +81,12 @@ class Transport(kombu.transport.pyamqp.Transport):
     Connection = Connection
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        """Read in the loop: when there is something, and what was read ahead."""
+        """Read in the loop: when the socket has data, and after others read ahead."""
         super().register_with_event_loop(connection, loop)
         read = self._make_reader(connection)
 
         def read_on() -> None:
-            """Take what was read ahead by somebody who waited for an answer.
-
-            All of it: the loop waits for the socket next.
-            """
+            """Take all frames that another wait has read ahead: the loop waits next."""
             if not connection.connected:
                 loop.on_tick.discard(read_on)
                 return
@@ -117,7 +114,7 @@ class SSLTransport(Transport, kombu.transport.pyamqp.SSLTransport):
 
 
 class _Several:
-    """A connection of py-amqp, of which one call takes several messages."""
+    """py-amqp's connection; one call takes several messages."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -131,7 +128,7 @@ class _Several:
             self._connection.drain_events(timeout=timeout)
 
 
-#: What is used in place of kombu's transports.
+#: Replacements for kombu's transports.
 TRANSPORTS: dict[Any, Any] = {
     kombu.transport.pyamqp.Transport: Transport,
     kombu.transport.pyamqp.SSLTransport: SSLTransport,

@@ -1,8 +1,8 @@
-"""A publish never comes back into itself, as through a logging handler that publishes.
+"""Keep a publish from starting another publish, by a logging handler that publishes.
 
-What is logged while a report is published, by any logger, may reach a handler that
-publishes it: there, and in each thread of that publish, a publisher answers ``[]``.
-A context variable says so, as greenlets have one each whatever was patched when.
+A log line written during a publish, by any logger, may reach a handler that publishes
+it. There, and in every thread of that publish, a publisher answers ``[]``. A context
+variable marks this: each greenlet has its own, however the program was patched.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
-#: What this code is a part of: no publish, the call of one, or a thread of one.
+#: Where this code runs: in no publish, in the call of one, or in a thread of one.
 _NONE, _CALL, _THREAD = range(3)
 _part: ContextVar[int] = ContextVar("oops_celery_part", default=_NONE)
 
 
 def inside() -> bool:
-    """Return whether this is a part of a publish."""
+    """Return whether this code runs in a publish."""
     return _part.get() != _NONE
 
 
 @contextmanager
 def publishing() -> Iterator[None]:
-    """Make what is done within a part of a publish."""
+    """Mark the block as part of a publish."""
     token = _part.set(_part.get() or _CALL)
     try:
         yield
@@ -38,7 +38,7 @@ def publishing() -> Iterator[None]:
 
 
 def each_inside(items: Iterator[Item]) -> Iterator[Item]:
-    """Yield what an iterator yields; just what it does itself is part of a publish."""
+    """Yield an iterator's items; the iterator's own code is part of a publish."""
     while True:
         with publishing():
             try:
@@ -49,7 +49,7 @@ def each_inside(items: Iterator[Item]) -> Iterator[Item]:
 
 
 def each_outside(items: Iterable[Item]) -> Iterator[Item]:
-    """Yield what somebody else's iterable yields, which is no part of the publish."""
+    """Yield a caller's items; the caller's code is not part of the publish."""
     iterator = iter(items)
     while True:
         token = _part.set(_NONE)
@@ -63,17 +63,17 @@ def each_outside(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def thread(target: Callable[[], None], name: str) -> threading.Thread:
-    """Return a daemon thread, a part of the publish in which it is made."""
-    context = Context()  # an empty one: nothing of a request is held for long
+    """Return a daemon thread that is part of the publish that makes it."""
+    context = Context()  # an empty context keeps nothing of a request alive
     context.run(_part.set, _THREAD if inside() else _NONE)
     return threading.Thread(target=context.run, args=(target,), name=name, daemon=True)
 
 
 def spare_handlers() -> None:
-    """Keep the lines of a publish's threads from the handlers that called it.
+    """Keep log lines of a publish's threads from the handlers that started the publish.
 
-    Such a handler holds its lock until the publish is done, and a thread of the publish
-    would wait for that lock. The handler could do nothing with the line.
+    Such a handler holds its lock until the publish is done; a thread of the publish
+    would wait for that lock. The handler would drop the line anyway.
     """
     if not inside():
         return

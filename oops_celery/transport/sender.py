@@ -1,8 +1,8 @@
-"""Confirmed publishing that always comes back: the broker has it, or an error says why.
+"""Confirmed publishing that always returns in time: the broker has the message, or not.
 
 py-amqp and kombu wait without a limit in several places (a frozen broker, a memory
 alarm, a 404 on a pooled channel). Here every wait has a deadline, and a connection that
-met trouble is never used again.
+met an error is never used again.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from oops_celery.errors import Refused, Unavailable
 from oops_celery.transport import reentry
 from oops_celery.transport.link import Link, forget_inherited
 
-#: Idle connections that are kept for the next report.
+#: Idle connections to keep.
 MAX_IDLE = 8
 
-#: Seconds that a new quorum queue is given to elect its leader: until then RabbitMQ
-#: nacks what it is sent. And seconds between two tries.
+#: Seconds in which a new quorum queue elects its leader; until then RabbitMQ nacks its
+#: messages. And seconds between two attempts.
 ELECTION = 2.0
 ELECTION_PAUSE = 0.05
 
 
 class Sender:
-    """A pool of links: as many as threads publish at the same time.
+    """A pool of links: one for each thread that publishes at the same time.
 
-    Safe to use from many threads, under gevent and eventlet, and after a fork.
+    Safe with many threads, under gevent and eventlet, and after a fork.
 
     Args:
-        connect: Makes a connection, a `kombu.Connection` or an `amqp.Connection`.
-        timeout: Seconds that one `send` may take, connecting included; or what returns
-            them, asked when they are needed.
-        confirm: Whether to wait until the broker has confirmed the message.
-        on_open: Called with each new kombu channel factory, to declare what is needed.
+        connect: Makes a `kombu.Connection` or an `amqp.Connection`.
+        timeout: Seconds that one `send` may take, connecting included; or a function
+            that returns them.
+        confirm: Whether to wait for the broker's confirm.
+        on_open: Called with each new link, to declare what it needs.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class Sender:
         confirm: bool = True,
         on_open: Callable[[Link], None] | None = None,
     ) -> None:
-        #: Makes the connection of the next link.
+        #: Makes the next link's connection.
         self.connect = connect
         self._timeout = timeout
         self.confirm = confirm
         self._on_open = on_open
         self._idle: deque[Link] = deque()
-        #: Every open link that is not given up.
+        #: Every open link.
         self._open: dict[int, Link] = {}
         #: The process that the links belong to.
         self._pid = os.getpid()
@@ -70,8 +70,8 @@ class Sender:
 
         Args:
             body: The encoded report.
-            options: What `kombu.Producer.publish` takes. With ``mandatory=False`` a
-                message that no queue is bound for is taken too, and gone.
+            options: Arguments of `kombu.Producer.publish`. With ``mandatory=False`` the
+                broker also takes, and drops, a message that no queue is bound for.
 
         Raises:
             Refused: The broker did not take it, or routed it to no queue.
@@ -83,8 +83,8 @@ class Sender:
             try:
                 return self._publish(link, body, deadline, options)
             except Unavailable:
-                # Perhaps just this connection was lost, in a restart: try a new one,
-                # and trust none of those that are as old.
+                # Perhaps only this connection was lost, in a restart: try a new one,
+                # and distrust all that are as old.
                 self.drop_idle()
                 if time.monotonic() >= deadline:
                     raise
@@ -93,8 +93,8 @@ class Sender:
     def open(self, deadline: float | None = None) -> Link:
         """Open a new link.
 
-        The waits of name servers and of other people's connection factories can't be
-        limited from outside: this is done in a thread, which is left alone when late.
+        Name servers and other people's connection factories accept no timeout, so a
+        thread does this, and is left alone when it is late.
 
         Raises:
             Unavailable: The link was not open in time.
@@ -118,7 +118,7 @@ class Sender:
         self._empty(Link.close)
 
     def drop_idle(self) -> None:
-        """Trust none of the idle links: another one was lost."""
+        """Drop the idle links, because another one was lost."""
         self._empty(Link.drop)
 
     def _empty(self, leave: Callable[[Link], None]) -> None:
@@ -145,10 +145,10 @@ class Sender:
             self.put(link)
             raise Refused("the queue did not take it: nacked by the broker") from error
         except ChannelError as error:
-            # The broker has closed the channel (404, 403, 406).
+            # The broker closed the channel (404, 403, 406).
             self.discard(link, Link.close)
             raise Refused(str(error)) from error
-        except Exception as error:  # sockets, TLS, py-amqp: all kinds
+        except Exception as error:  # sockets, TLS, py-amqp: all kinds of errors
             self.discard(link)
             raise Unavailable(_reason(error, self.timeout)) from error
         except BaseException:
@@ -160,7 +160,7 @@ class Sender:
     def _publish_when_led(
         link: Link, body: bytes, deadline: float, options: Mapping[str, Any]
     ) -> None:
-        """Publish; on a new link, again while its queue may be electing a leader.
+        """Publish; on a new link, retry while the queue may be electing a leader.
 
         Another thread or process may have declared the queue a moment ago.
         """
@@ -191,22 +191,22 @@ class Sender:
         return link
 
     def discard(self, link: Link, leave: Callable[[Link], None] = Link.drop) -> None:
-        """Give up a link that met trouble."""
+        """Drop a link that met an error."""
         self._open.pop(id(link), None)
         leave(link)
 
     def _leave_to_parent(self) -> None:
-        """Leave the links that belong to the parent process to it, after a fork."""
+        """Leave the parent process's links alone, after a fork."""
         if self._pid == os.getpid():
             return
         forget_inherited()
         self._idle = deque()
         self._open = {}
-        self._pid = os.getpid()  # last, as another thread may look
+        self._pid = os.getpid()  # last, because other threads read it
 
 
 class _Opening:
-    """A link that is being opened in a thread of its own."""
+    """A link that a thread is opening."""
 
     def __init__(self, sender: Sender, timeout: float) -> None:
         self._sender = sender
@@ -218,7 +218,7 @@ class _Opening:
         self._given_up = False
         try:
             reentry.thread(self._run, "oops_celery-connect").start()
-        except RuntimeError:  # the interpreter is ending: no more threads
+        except RuntimeError:  # the interpreter is shutting down: no more threads
             self._run()
 
     def _run(self) -> None:
@@ -243,7 +243,7 @@ class _Opening:
 
 
 def _until(deadline: float) -> float:
-    """Return the seconds that are left. Never 0: that would mean to wait for ever."""
+    """Return the seconds left; never 0, which would mean no limit."""
     return max(deadline - time.monotonic(), 0.001)
 
 

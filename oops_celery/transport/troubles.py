@@ -1,8 +1,8 @@
-"""What an error of the broker means: what it is, whether it passes, and the way out.
+"""Explain an error of the broker: what is wrong, whether it lasts, and what to do.
 
-AMQP's errors are told apart by their code and what the broker says, not by their class:
-403 is a wrong password or a missing right, 530 a missing virtual host or one connection
-too many, and each of them may close a channel or the connection.
+The code and the text of AMQP errors count, not their class. 403 is a wrong password or
+a missing right, 530 a missing virtual host or one connection too many, and each of them
+may close a channel or the connection.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from amqp.exceptions import AMQPError
 
 @dataclass(frozen=True)
 class Trouble:
-    """What is wrong with the broker, for a person.
+    """An explanation for a person.
 
     Attributes:
         text: What is wrong.
         fix: What to do.
-        lasting: Whether it is so until somebody does something: asking again is vain.
+        lasting: Whether asking again is useless until somebody acts.
     """
 
     text: str
@@ -54,7 +54,7 @@ _VHOST_REFUSED = Trouble(
     "check the path of RABBITMQ_URL, or rabbitmqctl set_permissions",
     lasting=True,
 )
-#: What can be wrong below AMQP; the first that fits.
+#: Errors below AMQP; the first match counts.
 _BELOW: tuple[tuple[type[BaseException], Trouble], ...] = (
     (
         ssl.SSLCertVerificationError,
@@ -101,7 +101,7 @@ _BELOW: tuple[tuple[type[BaseException], Trouble], ...] = (
     ),
 )
 
-#: What py-amqp says if the other side hangs up before it has said anything.
+#: py-amqp's text if the other side closes before it has sent anything.
 _HUNG_UP = "Server unexpectedly closed connection"
 _STRANGER = Trouble(
     "the connection was closed without an answer",
@@ -111,7 +111,7 @@ _STRANGER = Trouble(
 
 
 def meaning(error: BaseException) -> Trouble:
-    """Return what an error means: whatever a connection, or a channel, has raised."""
+    """Return the explanation of any error of a connection or channel."""
     chain = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
@@ -130,20 +130,20 @@ def meaning(error: BaseException) -> Trouble:
 
 
 def trouble(error: BaseException) -> tuple[str, str]:
-    """Return what is wrong, and what to do; see `meaning`."""
+    """Return what is wrong and what to do; see `meaning`."""
     found = meaning(error)
     return found.text, found.fix
 
 
 def _meaning_of_reply(error: AMQPError) -> Trouble | None:
-    """Return what a broker's answer means; None if it has said nothing.
+    """Return the explanation of a broker's reply; None if it did not reply.
 
-    The codes are AMQP 0-9-1's (its constants); RabbitMQ tells more in the text.
+    The codes are constants of AMQP 0-9-1; RabbitMQ adds details in the text.
     """
     code = int(error.reply_code or 0)
     text = " ".join(str(error.reply_text).split())
     said = text.partition(" - ")[2] or text
-    # Methods of the connection, or none: it was not let in.
+    # A method of class connection, or none: the broker did not let us in.
     at_the_door = not error.method_sig or error.method_sig[0] in (0, 10)
     match code:
         case 403 if at_the_door:
@@ -172,7 +172,7 @@ def _meaning_of_reply(error: AMQPError) -> Trouble | None:
 
 
 def _not_let_in(said: str) -> Trouble:
-    # At its end: names of virtual hosts and users stand before.
+    # Compare the end: names of virtual hosts and users stand before it.
     if said.endswith("reached"):
         return Trouble(said, "close other connections, or raise the limit there")
     if said.endswith("down"):
@@ -185,11 +185,11 @@ def _not_let_in(said: str) -> Trouble:
 
 
 def in_a_line(error: BaseException, timeout: float) -> str:
-    """Return what is wrong with a connection and what to do, in one line.
+    """Return what is wrong with a connection, and what to do, in one line.
 
     Args:
-        error: What came of connecting, or of asking.
-        timeout: Seconds that an answer had.
+        error: The error of connecting or asking.
+        timeout: Seconds that an answer was given.
     """
     text, fix = trouble(error)
     if (text, fix) == trouble(TimeoutError()):

@@ -1,4 +1,4 @@
-"""Replace the values in a report that BSON cannot hold by their text."""
+"""Replace values that BSON cannot hold by their text."""
 
 from __future__ import annotations
 
@@ -9,37 +9,36 @@ from typing import Any
 
 from oops_celery.wire.library import dumps
 
-#: Levels of nesting that a report may have. MongoDB sets the same limit for BSON, and
-#: the pure Python bson package still reads that deep within Python's default stack.
+#: Levels of nesting that a report may have: MongoDB's limit for BSON. The pure Python
+#: bson package still reads that deep within Python's default stack.
 MAX_DEPTH = 100
 
-#: Bytes of a body in which all bytes are to be expected.
+#: Bytes above which a body contains every byte value, so counting bytes is useless.
 LONG = 8000
 
-#: Most values of a report are of these types, which hold no others.
+#: The types of most values in a report. They contain no other values.
 _FLAT = frozenset({str, int, float, bool, bytes, datetime, type(None)})
 _SEQUENCES = frozenset({list, tuple})
 
 
 def cleaned(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return a report with texts for what BSON cannot hold; None if it can hold all."""
+    """Return a report with its unsupported values as text; None if it has none."""
     return None if dumped(report) is not None else clean_document(report)
 
 
 def dumped(report: Mapping[str, Any]) -> bytes | None:
-    """Return a report as BSON; None if BSON, or a reader of it, cannot hold it."""
+    """Return a report as BSON; None if BSON or a BSON reader cannot hold it."""
     try:
         body = dumps(report)
-    except Exception:  # whatever a strange value makes of it
+    except Exception:  # a value's own code may raise anything
         return None
-    # Each level has a marker, 3 or 4: few of those bytes, no need to look closer. In a
-    # long body there are always enough of them.
+    # Each level has a marker byte, 3 or 4. A short body with few of them is not deep.
     few = len(body) < LONG and body.count(b"\x03") + body.count(b"\x04") < MAX_DEPTH
     return None if not few and _too_deep(report) else body
 
 
 def _too_deep(report: Mapping[str, Any]) -> bool:
-    """Say whether a report that BSON has taken, so a tree, has too many levels."""
+    """Return whether a report that BSON accepted (so a tree) has too many levels."""
     level: list[Any] = [dict(report)]
     for _ in range(MAX_DEPTH):
         kinds = set(map(type, level)) - _FLAT
@@ -64,7 +63,7 @@ def clean_document(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _clean(value: Any, depth: int, above: tuple[int, ...]) -> Any:
-    """Turn a value into what BSON holds: itself where it can, else its text."""
+    """Return a value that BSON can hold: the value itself, else its text."""
     if is_instance(value, (Mapping, list, tuple)):
         if id(value) in above:
             return "<circular reference>"
@@ -75,7 +74,7 @@ def _clean(value: Any, depth: int, above: tuple[int, ...]) -> Any:
             if is_instance(value, Mapping):
                 return _clean_document(value, depth + 1, above)
             return [_clean(item, depth + 1, above) for item in value]
-        except Exception:  # a container that cannot even be looped over
+        except Exception:  # the container's iterator raises
             return as_text(value)
     try:
         dumps({"value": value})
@@ -97,20 +96,17 @@ def _clean_document(
 
 
 def as_text(value: Any) -> str:
-    """Return a text for any value, one that UTF-8 can hold."""
+    """Return a text for any value; UTF-8 can encode the text."""
     try:
         text = value if issubclass(type(value), str) else str(value)
-    except (Exception, SystemExit):  # str() runs code of whoever made the value
+    except (Exception, SystemExit):  # str() runs the value's own code
         text = f"<unprintable {type(value).__name__} object>"
-    # By str's own method: that of a subclass may do anything.
+    # str's own method: a subclass may override it with anything.
     return str.encode(text, "utf-8", "backslashreplace").decode()
 
 
 def is_instance(value: Any, kinds: Any) -> bool:
-    """`isinstance()` that returns False if the value's ``__class__`` raises.
-
-    As a proxy's may.
-    """
+    """`isinstance()` that returns False if the value's ``__class__`` raises."""
     try:
         return isinstance(value, kinds)
     except Exception:

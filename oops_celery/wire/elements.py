@@ -1,7 +1,7 @@
-"""The elements at the top of a BSON document, found without decoding it (bsonspec.org).
+"""Find the top-level elements of a BSON document without decoding it (bsonspec.org).
 
-Pure functions on bytes whose frame is checked already (`wire`). On a broken document
-they raise one of ValueError, IndexError, KeyError and `struct.error`.
+The functions expect a checked frame (see `wire.report`). A broken document raises
+ValueError, IndexError, KeyError or `struct.error`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TIME = 0x09
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
-#: Bytes of the values of fixed size, by the type of the element.
+#: Bytes of fixed-size values, by element type.
 _FIXED_SIZES = {
     **dict.fromkeys((0x06, 0x0A, 0x7F, 0xFF), 0),
     0x08: 1,
@@ -24,7 +24,7 @@ _FIXED_SIZES = {
     0x07: 12,
     0x13: 16,
 }
-#: Bytes of the other values, beside the number that an int32 before them says.
+#: Bytes of the other values, beside the length that an int32 before them gives.
 _PREFIXED_SIZES = {
     **dict.fromkeys((0x03, 0x04, 0x0F), 0),
     **dict.fromkeys((TEXT, 0x0D, 0x0E), 4),
@@ -34,7 +34,7 @@ _PREFIXED_SIZES = {
 
 
 def elements(body: bytes) -> Iterator[tuple[str, int, int]]:
-    """Yield the name of each element, its type, and where its value begins."""
+    """Yield the name, the type and the position of the value of each element."""
     place, end = 4, len(body) - 1
     while place < end:
         kind = body[place]
@@ -48,15 +48,15 @@ def elements(body: bytes) -> Iterator[tuple[str, int, int]]:
 
 
 def text(body: bytes, place: int) -> str:
-    """Return the text that begins at a place."""
+    """Return the text at a position."""
     return body[place + 4 : place + _size(body, TEXT, place) - 1].decode()
 
 
 def time(body: bytes, place: int) -> datetime:
-    """Return the time that begins at a place.
+    """Return the time at a position.
 
     Raises:
-        OverflowError: It is none of Python's calendar.
+        OverflowError: Python's calendar does not have it.
     """
     milliseconds: int = struct.unpack_from("<q", body, place)[0]
     return _EPOCH + timedelta(milliseconds=milliseconds)
@@ -65,7 +65,7 @@ def time(body: bytes, place: int) -> datetime:
 def _size(body: bytes, kind: int, place: int) -> int:
     if kind in _FIXED_SIZES:
         return _FIXED_SIZES[kind]
-    if kind == 0x0B:  # a regular expression: two texts that end with NUL
+    if kind == 0x0B:  # a regular expression: two texts, each ends with NUL
         return body.index(0, body.index(0, place) + 1) + 1 - place
     length: int = struct.unpack_from("<i", body, place)[0]
     if length < 0:

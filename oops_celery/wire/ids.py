@@ -1,4 +1,4 @@
-"""Ids of reports as people paste them: with spaces, in a sentence, a URL, in part."""
+"""Read report ids as people paste them: in part, in a sentence, in a URL."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from oops_celery.errors import NoMatch
 
-#: A whole id anywhere in a text, and one without its beginning.
+#: A whole id anywhere in a text; with its prefix, and without it.
 _WHOLE_IDS = (
     re.compile(r"OOPS-[0-9a-f]{32}(?![0-9a-z])", re.IGNORECASE),
     re.compile(r"(?<![0-9a-z])[0-9a-f]{32}(?![0-9a-z])", re.IGNORECASE),
@@ -16,11 +16,11 @@ _WHOLE_IDS = (
 
 
 def clean_id(text: str) -> str:
-    """Return the id, or the part of one, in pasted text.
+    """Return the id, or the part of an id, in pasted text, in lower case.
 
-    That may be a sentence or a URL with a whole id in it, or a part of an id with
+    The text may be a sentence or a URL with a whole id in it, or a part of an id with
     spaces, quotes, brackets or a full stop around it, or at the end of a URL's path.
-    Letters are small in it, as they are compared so. It is empty if there is no id.
+    Empty if there is no id.
     """
     for whole in _WHOLE_IDS:
         if found := whole.findall(text):
@@ -37,16 +37,16 @@ def _bare(text: str) -> str:
 
 
 def has_id(one: str, part: str) -> bool:
-    """Tell whether an id has a part, as it stands there or cleaned."""
+    """Return whether an id contains a part, as it was typed or cleaned."""
     found = clean_id(part)
     return (bool(part) and part in one) or (bool(found) and found in one.lower())
 
 
 def resolve(part: str, ids: Iterable[str]) -> str:
-    """Return the one id that `part` is, or is a part of; see `clean_id`.
+    """Return the one id that a part belongs to; see `clean_id`.
 
     Raises:
-        NoMatch: There is none, or more than one.
+        NoMatch: No id has that part, or several have.
     """
     matching = {one for one in ids if has_id(one, part)}
     if part in matching:

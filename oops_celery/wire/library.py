@@ -8,14 +8,14 @@ from typing import Any
 import bson
 
 if hasattr(bson, "encode"):
-    #: The distribution that the module ``bson`` came from.
+    #: The distribution that the module ``bson`` belongs to.
     BSON_LIBRARY = "pymongo"
-    #: A hint for a body that it cannot read.
+    #: Ends the error for a body that this library cannot read.
     HINT = ""
     from bson import codec_options
 
     _OPTIONS: Any = codec_options.CodecOptions(tz_aware=True)
-    # A time that Python's datetime cannot hold must not make a report unreadable.
+    # A time outside Python's calendar must not make a report unreadable.
     if hasattr(codec_options, "DatetimeConversion"):  # PyMongo 4.3
         _OPTIONS = _OPTIONS.with_options(
             datetime_conversion=codec_options.DatetimeConversion.DATETIME_AUTO

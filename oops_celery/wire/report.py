@@ -1,7 +1,7 @@
 """Encode a report to BSON with its hash id, decode it, and read single fields of it.
 
-A message body is exactly what oops-amqp sends: the report as one BSON document that
-holds its own id.
+A message body is the same as oops-amqp's: the report as one BSON document that
+contains its own id.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from oops_celery.wire.task import MAX_TASK_ID
 class Encoded(NamedTuple):
     """A report ready to be sent."""
 
-    #: The report's id, as its publisher returns it.
+    #: The report's id, which its publisher returns.
     id: str
-    #: The id of the Celery task that carries it: the report's id, where AMQP can.
+    #: The id of its Celery task: the report's id, if AMQP can carry it.
     task_id: str
     #: One BSON document.
     body: bytes
 
 
 def encode(report: Mapping[str, Any], inherit_id: bool = False) -> Encoded:
-    """Encode a report once, and give it its id.
+    """Encode a report once and give it its id.
 
-    The id is the MD5 of the report's BSON without its id, as oops-amqp computes it;
-    with ``inherit_id``, a true id that the report already has is kept. What BSON cannot
-    hold is replaced by its text, so that no report is lost because of what is in it.
+    The id is the MD5 of the report's BSON without its id, as in oops-amqp. With
+    ``inherit_id``, an id that the report already has is kept. Values that BSON cannot
+    hold become text, so that no value can prevent the report.
 
     Args:
         report: What `oops.Config.create` made. It is not changed.
@@ -61,26 +61,26 @@ def decode(body: bytes) -> dict[str, Any]:
     _check_frame(body)
     try:
         return loads(body)
-    except Exception as error:  # each library raises its own kinds
+    except Exception as error:  # each library has its own exceptions
         raise Undecodable(f"not a BSON document: {as_text(error)}{HINT}") from error
 
 
 def task_id(report_id: str | None, body: bytes) -> str:
     """Return the id of the task that carries a report.
 
-    The report's own id; where it has none, or one that AMQP cannot carry, the hash of
-    the body, which is the id that oops-amqp would have given it.
+    It is the report's own id. If the report has none, or AMQP cannot carry it, it is
+    the hash of the body, which is the id that oops-amqp would have given it.
     """
     text = as_text(report_id or "")
     return text if 0 < len(text.encode()) <= MAX_TASK_ID else _hash_id(body)
 
 
 def peek(body: bytes, names: tuple[str, ...]) -> dict[str, str]:
-    """Read texts at the top of a report, without decoding the rest.
+    """Read some top-level texts of a report, without decoding the rest.
 
     Args:
         body: The message body.
-        names: The elements that are wanted; one that is no text is left out.
+        names: The names of the elements; other types than text are left out.
 
     Raises:
         Undecodable: The body is not one whole BSON document.
@@ -95,14 +95,14 @@ def peek(body: bytes, names: tuple[str, ...]) -> dict[str, str]:
 
 
 def peek_time(body: bytes, name: str) -> datetime | None:
-    """Read a time at the top of a report, without decoding the rest.
+    """Read a top-level time of a report, without decoding the rest.
 
     Args:
         body: The message body.
-        name: The element that is wanted.
+        name: The name of the element.
 
     Returns:
-        The time, in UTC; None where it is missing, no time, or none of our calendar.
+        The time in UTC; None if it is missing, not a time, or not in Python's calendar.
 
     Raises:
         Undecodable: The body is not one whole BSON document.
@@ -127,7 +127,7 @@ def _broken_is_undecodable() -> Iterator[None]:
 def _check_frame(body: bytes) -> None:
     """Check the frame: int32 length, elements, NUL (bsonspec.org).
 
-    The pure Python bson package reads past broken lengths.
+    The pure Python bson package does not notice wrong lengths.
     """
     size = len(body)
     if size < 5 or struct.unpack_from("<i", body)[0] != size or body[-1] != 0:
@@ -141,7 +141,7 @@ def _hash_id(body: bytes) -> str:
 
 
 def _append_id(body: bytes, report_id: str) -> bytes:
-    """Add the id to an encoded document as its last element, as a dict would."""
+    """Add the id to an encoded document as its last element."""
     value = report_id.encode()
     element = b"\x02id\x00" + struct.pack("<i", len(value) + 1) + value + b"\x00"
     length = struct.pack("<i", len(body) + len(element))

@@ -1,4 +1,4 @@
-"""Sum up a report in one line, without what users typed."""
+"""Sum up a report in one line, without anything that users typed."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from oops_celery.wire.clean import as_text, is_instance
 SUMMARY_WIDTH = 80
 
 
-#: ``user:password`` in a URL, up to the last @ before its path.
+#: ``user:password`` in a URL, up to the last @ before the path.
 USERINFO = re.compile(r'(?<=://)[^/?#\s"<>]+(?=@)')
 
 
 def summary(report: Mapping[str, Any]) -> str:
-    """Say in a line what a report is about, for Flower, logs and events.
+    """Return a one-line summary of a report, for Flower, logs and events.
 
-    Only the exception's type, the topic and the reporter: what users typed, cookies and
-    passwords must not be seen there.
+    It has the exception's type, the topic and the reporter only: no user input, cookie
+    or password may appear there.
     """
     parts = [_short(report.get("type"))]
     for name in ("topic", "reporter"):
-        # Some programs use the URL as the topic; its query is the user's.
+        # Some programs use the URL as topic; its query is user input.
         text = _short(report.get(name)).partition("?")[0]
         if text:
             parts.append(f"{name}={text}")
