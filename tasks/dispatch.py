@@ -1,4 +1,4 @@
-"""A task for each class of ``consumers:`` in the topology, named after the class."""
+"""A task for each class in ``consumers:`` of the topology, named after the class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The task that a report travels as: receive it, and republish it where it is kept."""
+"""The task that carries a report: give it to the repository's publisher."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from oops_celery.wire.task import TASK_NAME
 
 logger = logging.getLogger(__name__)
 
-#: Seconds before a report goes back to its queue when it can be neither kept, nor
-#: retried later, nor parked: it comes again at once.
+#: Seconds before a report goes back to its queue if it can be neither stored, nor
+#: retried, nor parked: it comes again at once.
 REJECT_PAUSE = 1.0
 
 
@@ -37,14 +37,14 @@ REJECT_PAUSE = 1.0
     acks_on_failure_or_timeout=False,  # before Celery 5.7, see Request
     retry_on_worker_lost=False,
     acks_on_timeout=False,
-    # A failure has been parked, by a confirmed publish, when Celery hears of it.
+    # When Celery sees the failure, a confirmed publish has parked the report.
     acks_on_failure=True,
 )
 def republish(self: Task, body: bytes) -> list[str] | None:
     """Give a report to the operator's config.
 
     Returns:
-        The ids that its publishers gave; None when it was filtered.
+        The ids that its publishers returned; None if it was filtered.
     """
     try:
         return receive(app.oops_config, body)
@@ -60,7 +60,7 @@ def republish(self: Task, body: bytes) -> list[str] | None:
     except Retry:
         raise
     except Exception as error:
-        # Nothing is acknowledged before it is somewhere else.
+        # A report is acknowledged only when it is somewhere else.
         if not isinstance(error, SendError):
             logger.exception("%s can be neither retried nor parked", self.request.id)
         with suppress(SoftTimeLimitExceeded):

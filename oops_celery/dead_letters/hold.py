@@ -1,4 +1,4 @@
-"""Holding all messages of a queue for a moment, and putting them back in order."""
+"""Hold all messages of a queue for a moment, and put them back in order."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from oops_celery.errors import LookedAtTooOften
 if TYPE_CHECKING:
     from oops_celery.dead_letters.queues import Broker
 
-#: Seconds without a message after which the broker is asked whether it has more.
+#: Seconds without a message before the broker is asked whether it has more.
 QUIET = 0.5
 
-#: Seconds without a message after which somebody else is taken to have the rest.
+#: Seconds without a message after which somebody else must have the rest.
 PATIENCE = 5.0
 
-#: Messages that a consumer is sent ahead, at most.
+#: Most messages that a consumer prefetches.
 MOST_AHEAD = 2000
 
-#: Bytes that are sent ahead, about: messages are as large as the largest one so far.
+#: Bytes to prefetch, about: messages are taken to be as large as the largest so far.
 BYTES_AHEAD = 64 * 1024 * 1024
 
-#: Deliveries before the limit at which a message is no longer put back as it is.
+#: Deliveries before the limit at which a message is no longer put back unchanged.
 SPARE = 2
 
-#: The header in which a quorum queue counts the deliveries that were not acknowledged.
+#: The header with a quorum queue's count of unacknowledged deliveries.
 DELIVERY_COUNT = "x-delivery-count"
 
 
 class Hold:
     """The messages of a queue, held one after another, and put back in their places.
 
-    When the channel is closed, however that happens, RabbitMQ puts back in its order
-    what one consumer held, and the consumers in the order of their names; but some
-    versions put it in front of the rest, and others behind. So all there is is taken.
-    (Each `basic.get` is a consumer of its own: above 32 RabbitMQ 3.10 forgets their
-    order, and 4.0 puts the message to the end.)
+    When the channel closes, for any reason, RabbitMQ puts back the messages of one
+    consumer in order, and the consumers in the order of their names; but some versions
+    put them before the rest of the queue, others behind. So all messages are taken.
+    (Each `basic.get` counts as a consumer: above 32, RabbitMQ 3.10 forgets their order,
+    and 4.0 puts the message at the end.)
 
     Args:
         broker: The connection.
         channel: A channel of it, for this alone.
         queue: The queue.
-        limit: The deliveries after which RabbitMQ takes a message out; None for none.
-        most: The deliveries after which the queue is left alone.
+        limit: Deliveries after which RabbitMQ removes a message; None for no limit.
+        most: Deliveries after which the queue is left alone.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class Hold:
         self._most = most
         self._come: deque[amqp.Message] = deque()
         self._consumers: list[str] = []
-        #: The delivery tags of the messages that are not acknowledged.
+        #: The delivery tags of unacknowledged messages.
         self._held: set[int] = set()
-        #: Messages that the newest consumer may still be sent ahead.
+        #: Messages that the newest consumer may still prefetch.
         self._room = 0
         self._largest = 0
         self._begun = False
@@ -75,7 +75,7 @@ class Hold:
 
     @property
     def number(self) -> int:
-        """The number of messages that are held."""
+        """The number of held messages."""
         return len(self._held)
 
     def __iter__(self) -> Iterator[amqp.Message]:
@@ -92,18 +92,18 @@ class Hold:
         self._channel.basic_ack(message.delivery_tag)
 
     def end(self) -> None:
-        """Take the rest, and no more: closing the channel then puts it all back."""
+        """Take the rest, and then no more: closing the channel puts all back."""
         for _ in self:
             pass
         self._stop()
 
     def _stop(self) -> None:
-        for consumer in self._consumers:  # or more would come while it closes
+        for consumer in self._consumers:  # otherwise more would come during the close
             self._channel.basic_cancel(consumer)
         self._consumers.clear()
 
     def _wait(self) -> bool:
-        """Wait for a message; tell whether there is one."""
+        """Wait for a message; return whether there is one."""
         deadline = time.monotonic() + PATIENCE
         while not self._come:
             if self._room <= 0:
@@ -111,9 +111,9 @@ class Hold:
             try:
                 self._broker.drain(QUIET)
             except TimeoutError:
-                # None are ready too while they are on their way to us.
+                # Messages on their way to us are not ready either.
                 if ready(self._channel, self._queue):
-                    self._room = 0  # it has not heard of our acknowledgements
+                    self._room = 0  # it has not received our acknowledgements
                 if time.monotonic() > deadline and not self._come:
                     self._broker.tell(
                         f"queue {self._queue!r}: {self._left} of its messages went to "
@@ -123,7 +123,7 @@ class Hold:
         return True
 
     def _consume(self) -> None:
-        size = self._largest or BYTES_AHEAD  # of the first one nothing is known
+        size = self._largest or BYTES_AHEAD  # nothing is known before the first message
         self._room = min(max(BYTES_AHEAD // size, 1), MOST_AHEAD)
         name = f"oops-celery.look.{len(self._consumers):06}"
         self._consumers.append(name)
@@ -139,12 +139,12 @@ class Hold:
         self._come.append(message)
 
     def _spare(self, message: amqp.Message) -> None:
-        """Raise `LookedAtTooOften` for the first message, before looking does harm."""
+        """Raise `LookedAtTooOften` if another look would endanger the first message."""
         begun, self._begun = self._begun, True
         count = _deliveries(message)
         if begun or self._most is None or count < self._most:
             return
-        self._stop()  # or the next one would come in its place
+        self._stop()  # otherwise the next one would take its place
         self._renew(message)
         raise LookedAtTooOften(
             f"queue {self._queue!r} is left alone: a message in it has been delivered "
@@ -152,9 +152,9 @@ class Hold:
         )
 
     def _renew(self, message: amqp.Message) -> None:
-        """Put a copy in the place of a message that must not be delivered once more.
+        """Replace a message that must not be delivered again by a copy.
 
-        It goes to the end of the queue.
+        The copy goes to the end of the queue.
         """
         if (
             self._limit is None
@@ -172,5 +172,5 @@ def _deliveries(message: amqp.Message) -> int:
 
 
 def ready(channel: amqp.Channel, queue: str) -> int:
-    """Return the number of messages that a queue could hand out."""
+    """Return the number of messages that are ready in a queue."""
     return int(channel.queue_declare(queue, passive=True).message_count)

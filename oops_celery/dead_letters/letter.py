@@ -1,4 +1,4 @@
-"""A parked message, read: what lies in a queue of dead letters, whatever it is."""
+"""Read a parked message: its id, its reason and its report, whatever it is."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from oops_celery.dead_letters import park
 from oops_celery.transport import messages
 from oops_celery.wire.task import FIRST_FAILED_AT, TASK_NAME, body_of
 
-#: Characters of the id that is made for a message without one.
+#: Characters of an id that is made for a message without one.
 SHORT_HASH = 12
 
-#: Properties and headers by which a message without a report in it may be named.
+#: Properties and headers that may name a message without a report.
 _ID_PROPERTIES = ("message_id", "correlation_id")
 _ID_HEADERS = ("id", "message_id", "correlation_id")
 
@@ -38,22 +38,22 @@ OUR_HEADERS = (
 
 @dataclass(frozen=True)
 class Letter:
-    """What is known of a message in a queue, beside its body.
+    """A message in a queue of dead letters, without its body.
 
     Attributes:
-        id: The report's id; else that of the message; else a hash of its body, so that
-            each message can be named.
-        key: Tells this message from any other, one with the same id too.
+        id: The report's id; else the message's; else a hash of its body, so that each
+            message has a name.
+        key: Tells this message from all others, even with the same id.
         is_report: Whether the body is one BSON document.
-        type: The exception's type, or what else the message says that it is.
+        type: The exception's type, or the type that the message claims.
         time: The report's own time, in UTC, or None.
-        reason: Why it is dead; empty where nobody says.
-        attempts: How often it was tried; None where nobody says.
-        came_from: The queue that it was in before; None where nobody says.
-        first_failed_at: When it failed for the first time, in UTC, or None.
+        reason: Why it is dead; empty if unknown.
+        attempts: How often it was tried; None if unknown.
+        came_from: The queue that it was in before; None if unknown.
+        first_failed_at: Time of its first failure, in UTC, or None.
         parked_at: When it was parked, in UTC, or None.
         parked_by: The host and the process that parked it.
-        traceback: That of the last failure, not that of the report.
+        traceback: The traceback of the last failure, not the report's.
         size: Bytes of the body.
     """
 
@@ -73,7 +73,7 @@ class Letter:
 
 
 def read_letter(message: amqp.Message, queue: str) -> Letter:
-    """Read a message that lies in `queue`. Whatever it holds, this does not fail."""
+    """Read a message of a queue; never raises, whatever it contains."""
     headers: Mapping[str, Any] = message.headers or {}
     body = body_of(message)
     try:
@@ -102,9 +102,9 @@ def read_letter(message: amqp.Message, queue: str) -> Letter:
 
 
 def replay_options(message: amqp.Message) -> dict[str, Any]:
-    """Return the headers and properties with which a parked message starts anew.
+    """Return the headers and properties for replaying a parked message.
 
-    Its own, without those of parking; a report has all its retries again.
+    They are its own, without those of parking; a report has all its retries again.
     """
     options = park.resend_options(message.headers, message.properties)
     headers = {
@@ -139,7 +139,7 @@ def _key(
 
 
 def _last_death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the newest of the entries that RabbitMQ has written into ``x-death``."""
+    """Return the newest entry of RabbitMQ's header ``x-death``."""
     deaths = headers.get("x-death")
     if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping):
         return deaths[0]

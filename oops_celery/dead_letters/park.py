@@ -1,4 +1,4 @@
-"""Dead letters: messages that nobody could take are parked, with the reason."""
+"""Park messages that nobody could take among the dead letters, with the reason."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ QUEUE = "oops-queue"
 PARKED_AT = "oops-parked-at"
 PARKED_BY = "oops-parked-by"
 
-#: Characters of a reason and of a traceback. All headers of a message share one AMQP
-#: frame, of 128 KiB by default.
+#: Most characters of a reason and of a traceback. All headers of a message share one
+#: AMQP frame, of 128 KiB by default.
 MAX_REASON = 1000
 MAX_TRACEBACK = 16_000
 
-#: What RabbitMQ writes into the headers of a message on its way. It silently drops a
-#: message that it sees dead-lettered in a circle, and knows that by ``x-death``.
+#: Headers that RabbitMQ adds. It silently drops a message that it saw dead-lettered in
+#: a circle, which it knows by ``x-death``.
 BROKER_HEADERS = (
     "x-death",
     "x-first-death-",
@@ -41,12 +41,12 @@ BROKER_HEADERS = (
     "x-acquired-count",
 )
 
-#: Headers by which RabbitMQ gives further queues a copy
-#: (https://www.rabbitmq.com/docs/sender-selected): they have theirs.
+#: Headers that make RabbitMQ copy a message to more queues
+#: (https://www.rabbitmq.com/docs/sender-selected): those have their copies already.
 COPY_HEADERS = ("CC", "BCC")
 
 #: Properties (AMQP 0-9-1, class basic) that a message keeps when it is sent again. Not
-#: its expiration, and not its user id, which must be that of the connection.
+#: its expiration, nor its user id, which must be the connection's.
 KEPT_PROPERTIES = (
     "content_type",
     "content_encoding",
@@ -66,7 +66,7 @@ def now() -> str:
 
 
 def without_broker_headers(headers: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the headers as the sender wrote them, for sending the message again."""
+    """Return the sender's own headers, for sending the message again."""
     return {
         key: value
         for key, value in (headers or {}).items()
@@ -83,7 +83,7 @@ def kept_properties(properties: Mapping[str, Any] | None) -> dict[str, Any]:
 def resend_options(
     headers: Mapping[str, Any] | None, properties: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Return what `Sender.send` takes, beside the body, to send a message again."""
+    """Return the arguments of `Sender.send`, beside the body, for sending it again."""
     return {
         "headers": without_broker_headers(headers),
         "delivery_mode": 2,  # persistent
@@ -103,20 +103,20 @@ def park(
     attempts: int = 1,
     error: BaseException | None = None,
 ) -> None:
-    """Put a message, unchanged, to the dead letters. It is there when this returns.
+    """Park a message, unchanged. The broker has confirmed it when this returns.
 
     Args:
-        app: Knows the broker and the topology.
+        app: Has the sender and the topology.
         queue: The queue that it came from.
         body: The body as it came.
-        reason: Why, in a line.
+        reason: Why, in one line.
         headers: The headers as they came.
         properties: The properties as they came, and the content type.
-        attempts: Times that it was tried.
-        error: What happened at the last try.
+        attempts: How often it was tried.
+        error: The error of the last attempt.
 
     Raises:
-        SendError: It is not there; the message must go back to its queue.
+        SendError: It is not parked; the message must go back to its queue.
     """
     target = app.topology.dead_letter_target(queue)
     if target is None:
@@ -146,7 +146,7 @@ def send(
     attempts: int = 1,
     error: BaseException | None = None,
 ) -> None:
-    """Send a dead letter, as `park` does, to an exchange with a routing key."""
+    """Send a dead letter, like `park`, to an exchange with a routing key."""
     options = resend_options(headers, properties)
     options["headers"] = {
         FIRST_FAILED_AT: now(),
@@ -165,7 +165,7 @@ def send(
 def park_message(
     app: App, queue: str, message: Message, reason: str, error: BaseException | None
 ) -> None:
-    """Park a message as it came from the broker; see `park`. It is not acknowledged."""
+    """Park a message as the broker delivered it; see `park`. It is not acknowledged."""
     park(
         app,
         queue,
@@ -182,7 +182,7 @@ def park_message(
 
 
 def _shortened(text: str) -> str:
-    """Return a traceback that fits: frames are at its start, the error at its end."""
+    """Return a traceback that fits: its first frames, and the error at its end."""
     if len(text) <= MAX_TRACEBACK:
         return text
     half = MAX_TRACEBACK // 2
@@ -190,7 +190,7 @@ def _shortened(text: str) -> str:
 
 
 def format_traceback(error: BaseException | None) -> str:
-    """Return an error's traceback as text; an empty one for no error."""
+    """Return an error's traceback as text; empty for no error."""
     if error is None:
         return ""
     return "".join(traceback.format_exception(error))

@@ -1,4 +1,4 @@
-"""Looking into the broker's queues, without taking anything out of them."""
+"""Look into the broker's queues, without taking anything out of them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from oops_celery.wire.task import body_of
 if TYPE_CHECKING:
     from oops_celery.celery import App
 
-#: Seconds that connecting, and each answer of the broker, may take.
+#: Seconds for connecting, and for each answer of the broker.
 LOOK_TIMEOUT = 5.0
 
-#: Seconds that messages which were looked at may take to be ready again.
+#: Seconds in which messages that were looked at should be ready again.
 BACK_WITHIN = 2.0
 
-#: Seconds that others may look into a queue before we give up, and between two tries.
+#: Seconds to wait for others who look into a queue, and between two attempts.
 TURN_WITHIN = 60.0
 TURN_POLL = 0.25
 
@@ -40,20 +40,20 @@ TURN_POLL = 0.25
 DELIVERY_LIMIT = 20
 
 
-#: Begins the name of the queue that says that somebody looks into another one.
+#: Prefix of the queue that marks a queue as being looked into.
 LOCK = "oops-celery.looking."
 
 
 def lock_of(queue: str) -> str:
-    """Return the name of the exclusive queue of the one who looks into a queue."""
+    """Return the name of the exclusive queue that marks a look into a queue."""
     name = LOCK + queue
-    if len(name.encode()) > 255:  # the longest name in AMQP
+    if len(name.encode()) > 255:  # AMQP's longest name
         name = LOCK + blake2b(queue.encode()).hexdigest()
     return name
 
 
 class Broker:
-    """A connection to look into queues with. A context manager.
+    """A connection for looking into queues. A context manager.
 
     ::
 
@@ -64,12 +64,12 @@ class Broker:
     Entering it connects. Each wait ends after `LOOK_TIMEOUT` seconds.
 
     Args:
-        app: Knows where the broker is, and the topology.
-        tell: Told when somebody else is looking, and has to be waited for.
+        app: Has the broker's URL and the topology.
+        tell: Called when somebody else is looking, and the caller has to wait.
 
     Attributes:
-        usable: Whether the connection has met no trouble. That a queue is missing, or
-            may not be used, is none.
+        usable: Whether the connection works. A missing or forbidden queue does not
+            change that.
 
     Raises:
         QueueError: By each method, and on entering.
@@ -110,9 +110,9 @@ class Broker:
 
     @contextmanager
     def channel(self) -> Iterator[amqp.Channel]:
-        """Open a channel, whose messages keep their bodies as bytes.
+        """Open a channel whose messages keep their bodies as bytes.
 
-        What it has taken and not acknowledged is in its queue again when it is closed.
+        Its unacknowledged messages are in their queue again when it closes.
         """
         raw = self._raw
         with self._in_a_line(), raw.transport.having_timeout(LOOK_TIMEOUT):
@@ -122,12 +122,12 @@ class Broker:
             channel.close()
 
     def ready(self, queue: str) -> int:
-        """Return the number of messages that a queue could hand out."""
+        """Return the number of messages that are ready in a queue."""
         with self.channel() as channel:
             return ready(channel, queue)
 
     def has(self, queue: str) -> bool:
-        """Tell whether there is a queue of that name."""
+        """Return whether a queue exists."""
         try:
             self.ready(queue)
         except QueueError as error:
@@ -139,8 +139,8 @@ class Broker:
     def browse(self, queue: str) -> Iterator[amqp.Message]:
         """Yield each message that is ready in a queue, and leave it there.
 
-        Nobody else gets them meanwhile; they are back, in their places, when the
-        iterator ends or is closed. A quorum queue counts this as a delivery.
+        Nobody else gets these messages meanwhile; they are back in their places when
+        the iterator ends or is closed. A quorum queue counts this as a delivery.
 
         Raises:
             LookedAtTooOften: Half of the deliveries that the queue allows are used up.
@@ -149,7 +149,7 @@ class Broker:
             with self.held(queue, to_look=True) as (_, hold), suppress(GeneratorExit):
                 yield from hold
         except QueueError:
-            if not self._left:  # else Python ends what was forgotten at an interruption
+            if not self._left:  # else Python closes the iterator after an interruption
                 raise
 
     @contextmanager
@@ -158,12 +158,12 @@ class Broker:
     ) -> Iterator[tuple[amqp.Channel, Hold]]:
         """Hold the messages that are ready in a queue, to take some of them out.
 
-        The others are back, in their places, at the end.
+        The others are back in their places at the end.
 
         Args:
             queue: The queue.
-            to_look: Whether nothing is taken out. Of the deliveries that the queue
-                allows, half are for that; the rest are for bringing messages away.
+            to_look: Whether nothing is taken out. Half of the deliveries that the queue
+                allows are for looking; the rest are for removing messages.
 
         Raises:
             LookedAtTooOften: They are used up.
@@ -179,11 +179,11 @@ class Broker:
 
     @contextmanager
     def alone(self, queue: str) -> Iterator[None]:
-        """Wait until nobody else looks into a queue, and have others wait meanwhile.
+        """Wait until nobody else looks into a queue, and make others wait meanwhile.
 
-        What somebody looks at is hidden from everybody else. So each takes an exclusive
-        queue of one name first, which RabbitMQ deletes with the connection. A user who
-        may not make one looks all the same.
+        Messages that somebody looks at are hidden from everybody else. So each first
+        declares an exclusive queue of one name, which ends with the connection. A user
+        without that right looks anyway.
 
         Raises:
             QueueError: Others have been looking for `TURN_WITHIN` seconds.
@@ -221,9 +221,9 @@ class Broker:
             time.sleep(TURN_POLL)
 
     def _limit(self, queue: str) -> int | None:
-        """Return the deliveries after which RabbitMQ takes a message out of a queue.
+        """Return the deliveries after which RabbitMQ removes a message from a queue.
 
-        None means that there is no limit, as far as AMQP tells: not that of a policy.
+        None means no limit, as far as AMQP tells: a policy's limit is not visible.
         """
         known = self._app.topology.queue(queue)
         arguments = dict((known and known.queue_arguments) or {})
@@ -246,7 +246,7 @@ class Broker:
         return limit if isinstance(limit, int) else None
 
     def send_copy(self, queue: str, message: amqp.Message) -> None:
-        """Put a copy of a message, with all that it tells, into its own queue."""
+        """Put a copy of a message, with all its headers, into its own queue."""
         options = park.resend_options({}, message.properties)
         options["headers"] = {
             name: value
@@ -262,18 +262,18 @@ class Broker:
             sender.close()
 
     def drain(self, timeout: float) -> None:
-        """Receive what comes next; `TimeoutError` if nothing does."""
+        """Receive the next event; raise `TimeoutError` if none comes."""
         self._raw.drain_events(timeout=timeout)
 
     @property
     def _version(self) -> int:
-        """The number before the first dot of RabbitMQ's version."""
+        """RabbitMQ's major version."""
         version = str(self._raw.server_properties.get("version", ""))
         number = version.partition(".")[0]
         return int(number) if number.isdigit() else 0
 
     def _wait_until_back(self, queue: str, number: int) -> None:
-        """Wait until messages are ready again, so that the next look finds them."""
+        """Wait until the messages are ready again, so that the next look finds them."""
         deadline = time.monotonic() + BACK_WITHIN
         with self.channel() as channel:
             # A consumer may take them first.

@@ -19,7 +19,7 @@ from oops_celery.wire.task import body_of
 
 
 class Outcome(NamedTuple):
-    """What became of a message: why it was not done; done where that is empty."""
+    """The outcome for a message: why nothing was done; empty if it was done."""
 
     id: str
     why: str = ""
@@ -29,7 +29,7 @@ def discard(broker: Broker, queue: str, wanted: Iterable[bytes]) -> Iterator[Out
     """Remove messages from a queue for good.
 
     Raises:
-        QueueError: The broker is in trouble. What was not removed is still there.
+        QueueError: The broker is in trouble. The remaining messages are still there.
     """
     with broker.held(queue) as (_, hold):
         for letter, message in wanted_messages(hold, queue, wanted):
@@ -40,18 +40,17 @@ def discard(broker: Broker, queue: str, wanted: Iterable[bytes]) -> Iterator[Out
 def export(
     broker: Broker, queue: str, wanted: Iterable[bytes], to: str, remove: bool
 ) -> Iterator[Outcome]:
-    """Write parked reports to a folder: see `oops_celery.repository.folder`.
+    """Write parked reports to a folder; see `oops_celery.repository.folder`.
 
-    A report's file has the name, and is in the folder of the day, that it always has:
-    so one that is exported again, after an interruption, is the same file. A message
-    that is no report stays where it is.
+    A report always has the same file: exported again after an interruption, it is not
+    doubled. A message that is not a report stays in the queue.
 
     Args:
         broker: A connection.
-        queue: The dead queue.
+        queue: The dead letter queue.
         wanted: The keys of the letters.
-        to: The folder; it is made when it is needed.
-        remove: Whether to take a report out of the queue when its file is on the disk.
+        to: The folder; made if needed.
+        remove: Whether to take a report out of the queue when its file is on disk.
 
     Raises:
         QueueError: The broker is in trouble.
@@ -85,7 +84,7 @@ def _write(letter: Letter, message: amqp.Message, to: str) -> None:
 def wanted_messages(
     hold: Hold, queue: str, wanted: Iterable[bytes]
 ) -> Iterator[tuple[Letter, amqp.Message]]:
-    """Yield the messages that are wanted, one by one; the others stay held."""
+    """Yield the wanted messages one by one; the others stay held."""
     left = Counter(wanted)
     number = left.total()
     for message in hold:

@@ -20,7 +20,7 @@ from oops_celery.wire.task import body_of
 if TYPE_CHECKING:
     from oops_celery.celery import App
 
-#: Messages of one transaction, and the bytes at which it has enough.
+#: Messages of one transaction, and the bytes at which it ends earlier.
 BATCH = 20
 BATCH_BYTES = 4 * 1024 * 1024
 
@@ -28,24 +28,25 @@ BATCH_BYTES = 4 * 1024 * 1024
 class Replay:
     """Put parked messages back into the queues that they came from.
 
-    A message is moved in an AMQP transaction: RabbitMQ takes it out of the dead queue
-    and puts it elsewhere when it has been told all of it, or does nothing. So a program
-    that is killed leaves each message in one place.
+    A message is moved in an AMQP transaction: RabbitMQ removes it from the dead letter
+    queue and puts it elsewhere, or does neither. So a killed program leaves each
+    message in one place.
 
-    A transaction says nothing of a queue that is full, and the message would be lost.
-    So it moves the message to the retry queue with the shortest TTL, which has no
-    limit, and where it expires at once: RabbitMQ itself then moves it on, and waits
-    while the queue is full (quorum queues, dead-lettering at least once). Behind
-    reports that wait for their next try it is there when theirs is due.
+    A transaction does not report a full queue, and the message would be lost. So it
+    moves the message to the retry queue with the shortest TTL, which has no limit, and
+    lets it expire there at once: RabbitMQ moves it on, and waits while the target queue
+    is full (quorum queues, at-least-once dead-lettering). Behind reports that wait for
+    a retry, it moves on with them.
 
-    Where the topology has no such retry queue, a message is published, and removed when
-    the broker has confirmed it: a program that is killed in between leaves one message
-    in both places. None is lost either way.
+    If the topology has no such retry queue, a message is published, and removed when
+    the broker has confirmed it: a program killed in between leaves one message in both
+        places.
+    None is lost either way.
 
     Args:
-        app: Knows the broker and the topology.
+        app: Has the broker's URL and the topology.
         broker: A connection to it.
-        queue: The dead queue.
+        queue: The dead letter queue.
     """
 
     def __init__(self, app: App, broker: Broker, queue: str) -> None:
@@ -82,12 +83,12 @@ class Replay:
                         yield from self._commit(channel)
                 yield from self._commit(channel)
                 hold.end()
-                channel.tx_commit()  # of what was replaced by a copy
+                channel.tx_commit()  # for messages that were replaced by a copy
         finally:
             self._sender.close()
 
     def _transit(self, target: str) -> str | None:
-        """Return the queue by which a message gets to `target`, where there is one."""
+        """Return the queue through which messages reach `target`, if there is one."""
         if target not in self._transits:
             self._transits[target] = self._find_transit(target)
         return self._transits[target]
@@ -141,7 +142,7 @@ class Replay:
         self._returned.clear()
 
     def _on_return(self, _: Any, __: str, routing_key: str, ___: amqp.Message) -> None:
-        # Said before the answer to the commit: the queue has gone since it was found.
+        # Comes before the answer to the commit: the queue was deleted meanwhile.
         self._returned.add(routing_key)
         self._transits.clear()
 

@@ -1,4 +1,4 @@
-"""Finding a report by its id: in the repository, and in the broker's queues."""
+"""Find a report by its id: in the repository, and among the dead letters."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from oops_celery.wire.task import body_of
 if TYPE_CHECKING:
     from oops_celery.celery import App
 
-#: A whole id, as `oops_celery.Publisher` makes them; in small letters.
+#: A whole id, as `oops_celery.Publisher` makes them, in lower case.
 _WHOLE_ID = re.compile(r"oops-[0-9a-f]{32}")
 
-#: Messages between two words about how a long search is going.
+#: Messages between two progress reports of a search.
 NEWS_EVERY = 100
 
 
 @dataclass(frozen=True)
 class Found:
-    """A report, or what lies in its place, and where it is.
+    """A report, or another message, and where it is.
 
     Attributes:
         id: The report's id.
-        type: The exception's type, or what else it is.
+        type: The exception's type, or the message's.
         time: The report's time, or that of its parking.
-        body: The report, as BSON; or whatever else the message holds.
-        path: Its file, where it is in the repository.
-        queue: Its queue, where it is at the broker.
-        letter: What is known of the message.
+        body: The report as BSON; or the message's body.
+        path: Its file, if it is in the repository.
+        queue: Its queue, if it is at the broker.
+        letter: The message's metadata.
         headers: The message's headers.
     """
 
@@ -63,28 +63,29 @@ class Found:
         """Return the report.
 
         Raises:
-            wire.Undecodable: It is none.
+            wire.Undecodable: It is not a report.
         """
         return wire.decode(self.body)
 
 
 class Search:
-    """A search for a report that was kept, or given up.
+    """A search for a report that was stored or parked.
 
-    It is looked for in the repository and in the dead queue. What waits in the main
-    queue and in the retry queues is counted, and left alone: to look at a message is a
-    delivery, and after so many RabbitMQ gives it up.
+    It searches the repository and the dead letter queue. Messages in the main queue and
+    the retry queues are only counted: looking at a message is a delivery, and RabbitMQ
+        limits
+    those.
 
     Args:
-        app: Knows the repository, the topology and the broker.
+        app: Has the repository, the topology and the broker's URL.
         part: The id, or a part of it.
-        news: Told how far the search is.
+        news: Called with the progress of the search.
 
     Attributes:
-        found: What was found so far.
+        found: The reports found so far.
         looked_at: The places that were searched.
-        waiting: How many messages wait in each queue that is left alone.
-        not_looked_at: Why others could not be.
+        waiting: The number of messages in each queue that is only counted.
+        not_looked_at: Why others could not be searched.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class Search:
 
     @property
     def by_id(self) -> dict[str, list[Found]]:
-        """What was found, put together by id."""
+        """The reports found, by id."""
         together: dict[str, list[Found]] = {}
         for found in self.found:
             together.setdefault(found.id, []).append(found)
@@ -160,7 +161,7 @@ def in_messages(
     """Find messages of a queue by a part of their id.
 
     Returns:
-        Those that have it; see `_add`.
+        The matching messages; see `_add`.
     """
     found: list[Found] = []
     for number, message in enumerate(messages, 1):
@@ -182,9 +183,9 @@ def in_messages(
 
 
 def _add(found: list[Found], one: Found, part: str) -> None:
-    """Add what was found; of several ids, only the one that is `part` has its bodies.
+    """Add a report; if several ids match, only the one that is `part` keeps bodies.
 
-    The others are not to be shown, and all bodies may be more than memory holds.
+    The others are not shown, and all bodies may be more than memory holds.
     """
     whole = clean_id(part)
     if found and found[0].id != one.id:

@@ -1,4 +1,4 @@
-"""How long a message waits before it goes back to its queue, the more often it does."""
+"""How long a message waits before it is requeued: longer each time."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Any
 from kombu import Message
 from kombu.utils.functional import LRUCache
 
-#: Seconds that a message waits when it goes back again: at least, and at most. RabbitMQ
-#: lets a message be held for half an hour (``consumer_timeout``).
+#: Seconds that a message waits when it is requeued again: at least, and at most.
+#: RabbitMQ lets a consumer hold a message for half an hour (``consumer_timeout``).
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 60.0
 
-#: Messages that are remembered, at most.
+#: Most messages to remember.
 MEMORY = 10_000
 
 
 class Backoff:
-    """Knows since when a message goes back: AMQP 0-9-1 says only that it did.
+    """Remembers since when a message is requeued: AMQP 0-9-1 only tells that it was.
 
     Messages with the same body and routing key count as one.
     """
 
     def __init__(self) -> None:
-        #: By the monotonic clock.
+        #: Times of the first requeue, by the monotonic clock.
         self._since: Any = LRUCache(limit=MEMORY)
 
     def pause(self, message: Message) -> float:
-        """Return the seconds that a message waits before it goes back.
+        """Return the seconds that a message waits before it is requeued.
 
-        The first time none: perhaps another consumer takes it. Then as long as it has
-        gone back already, and so twice as long each time.
+        None the first time: another consumer may take it. Then as long as it has been
+        requeued already, so twice as long each time.
         """
         now = time.monotonic()
         since = self._since.get(_key(message))
@@ -41,7 +41,7 @@ class Backoff:
         return float(min(max(FIRST_PAUSE, now - since), LONGEST_PAUSE))
 
     def forget(self, message: Message) -> None:
-        """Forget a message that is done with, and others that look like it."""
+        """Forget a finished message, and others that look like it."""
         if self._since:
             self._since.pop(_key(message), None)
 

@@ -1,15 +1,15 @@
 """amqp-dispatcher's module names, for consumers that import them.
 
-A program makes them by one line before its consumers are imported, in the module of its
-startup handler, say, or in a ``sitecustomize.py``:
+A program makes them importable before its consumers are imported, for example in the
+module of its startup handler, or in a ``sitecustomize.py``:
 
     import oops_celery.dispatcher.compat
 
     oops_celery.dispatcher.compat.install()
 
-From then on ``from amqpdispatcher.amqp_proxy import AMQPProxy`` and ``from
-amqpdispatcher.message import Message`` mean our classes. An amqp-dispatcher that is
-installed stays what it is.
+After that ``from amqpdispatcher.amqp_proxy import AMQPProxy`` and ``from
+amqpdispatcher.message import Message`` mean our classes. An installed amqp-dispatcher
+is left alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from oops_celery.dispatcher.message import Message
 from oops_celery.dispatcher.proxy import Proxy
 
-#: What the modules have, by their names.
+#: The content of the modules, by name.
 MODULES: dict[str, dict[str, Any]] = {
     "amqpdispatcher": {"__version__": "1.2.1"},
     "amqpdispatcher.amqp_proxy": {"AMQPProxy": Proxy},

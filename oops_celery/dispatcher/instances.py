@@ -1,8 +1,8 @@
-"""Instances of the dispatcher's ``Consumer`` classes, and what they make of a message.
+"""Instances of the dispatcher's ``Consumer`` classes, and the outcome of a message.
 
-A class has the method ``consume(amqp, msg)`` and perhaps ``shutdown(exception=None)``,
-as in amqp-dispatcher; both may be ``async def``. A function that returns such an object
-will do as well.
+A class has a method ``consume(amqp, msg)`` and perhaps ``shutdown(exception=None)``, as
+in amqp-dispatcher; both may be ``async def``. A function that returns such an object
+works too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from oops_celery.dispatcher.proxy import Answer, Proxy
 from oops_celery.errors import ConsumerFailed
 from oops_celery.receiving.event_loop import LOOP
 
-#: Seconds for which failures of one kind are only counted after one was said.
+#: Seconds for which further failures of the same type are only counted.
 SILENCE = 60.0
 
 logger = logging.getLogger("amqp-dispatcher")
@@ -32,11 +32,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a message.
+    """The outcome of a message.
 
     Attributes:
-        answer: What the broker is told.
-        error: What the consumer raised.
+        answer: The answer for the broker.
+        error: The consumer's exception.
         seconds: How long it took.
     """
 
@@ -46,22 +46,22 @@ class Outcome:
 
     @property
     def reason(self) -> str:
-        """What the consumer raised, or else its answer, in words."""
+        """The consumer's exception, or else its answer, in words."""
         return self.answer.value if self.error is None else _described(self.error)
 
 
 class Kind:
-    """A consumer's class, and what is known of its failures in this process.
+    """A consumer's class, with the failures of its instances in this process.
 
     Args:
         load: Returns the class.
-        name: What the log calls it.
+        name: Its name in the log.
     """
 
     def __init__(self, load: Callable[[], Callable[[], Any]], name: str) -> None:
         self.load = load
         self.name = name
-        #: When a failure of each type was last said, and how many there were since.
+        #: When a failure of each type was last logged, and the number since.
         self._described: dict[type, tuple[float, int]] = {}
 
     @property
@@ -70,7 +70,7 @@ class Kind:
         return inspect.iscoroutinefunction(getattr(self.load(), "consume", None))
 
     def failed(self, what: str, error: BaseException) -> None:
-        """Say that one of its instances failed; the same only once a minute."""
+        """Log a failure of an instance; the same type only once a minute."""
         now = time.monotonic()
         said_at, more = self._described.get(type(error), (-SILENCE, 0))
         if now - said_at < SILENCE:
@@ -82,12 +82,12 @@ class Kind:
 
 
 class Place:
-    """A place for one instance at a time: a new one follows one that has failed.
+    """A place for one instance at a time: a new one replaces one that failed.
 
     Args:
         kind: Its class.
-        in_loop: Whether its coroutines are awaited by who is in the event loop; else
-            whoever calls waits for them.
+        in_loop: Whether code in the event loop awaits its coroutines; else the caller
+            waits for them.
     """
 
     def __init__(self, kind: Kind, in_loop: bool = False) -> None:
@@ -97,7 +97,7 @@ class Place:
 
     @property
     def has_instance(self) -> bool:
-        """Whether there is an instance, to be shut down."""
+        """Whether there is an instance to shut down."""
         return self._instance is not None
 
     async def consume(self, message: Message, publish: Callable[..., None]) -> Outcome:
@@ -109,12 +109,12 @@ class Place:
         return Outcome(proxy.answer or otherwise, error, time.monotonic() - started)
 
     async def _consumed(self, proxy: Proxy, message: Message) -> BaseException | None:
-        """Return what was raised."""
+        """Consume a message; return the exception."""
         try:
             if self._instance is None:
                 logger.debug("making an instance of %s", self._kind.name)
                 self._instance = self._kind.load()()
-        except BaseException as error:  # whatever their code does
+        except BaseException as error:  # a consumer's code may raise anything
             self._kind.failed("()", error)
             return error
         try:
@@ -154,10 +154,10 @@ class Instances:
         self._idle: deque[Place] = deque()
 
     def consume(self, message: Message, publish: Callable[..., None]) -> None:
-        """Give a message to an instance. That this returns means: acknowledge it.
+        """Give a message to an instance. Returning means: acknowledge the message.
 
         Raises:
-            celery.exceptions.Reject: It is rejected.
+            celery.exceptions.Reject: Reject it.
             ConsumerFailed: Acknowledge it; the consumer failed after its answer.
         """
         place = self._idle.pop() if self._idle else Place(self._kind)
@@ -175,7 +175,7 @@ class Instances:
 
 
 def now(work: Coroutine[Any, Any, _T]) -> _T:
-    """Do what waits for nothing, outside of any event loop."""
+    """Run a coroutine that never waits, outside of any event loop."""
     try:
         work.send(None)
     except StopIteration as end:
@@ -191,5 +191,5 @@ async def _waited_for(awaitable: Awaitable[Any]) -> Any:
 def _described(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # str() runs code of whoever made the error
+    except Exception:  # str() runs the exception's own code
         return type(error).__name__

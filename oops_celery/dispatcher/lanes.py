@@ -1,4 +1,4 @@
-"""The queues of ``consumers:``, each on a channel of its own, each with its limit."""
+"""Consume the queues of ``consumers:``, each on its own channel with its own limits."""
 
 from __future__ import annotations
 
@@ -33,24 +33,23 @@ if TYPE_CHECKING:
     from oops_celery.dispatcher.request import MessageRequest
     from oops_celery.topology.model import ConsumerEntry
 
-#: Bytes of a consumer tag, before what makes it the only one of its kind. AMQP
-#: 0-9-1 takes 255 bytes.
+#: Most bytes of a consumer tag before its unique suffix. AMQP 0-9-1 allows 255 bytes.
 MAX_TAG = 200
 
-#: Seconds between two looks whether the consumers have ended, when the worker does.
+#: Seconds between two checks whether the consumers have ended, when the worker ends.
 POLL = 0.02
 
-#: Seconds before a queue that is not there, or is refused, is asked for again.
+#: Seconds before a missing or refused queue is tried again.
 REFUSED_PAUSE = 5.0
 
-#: Seconds before that if the refusal closed the connection: it is everybody's.
+#: The same if the refusal closed the connection, which all use.
 CLOSED_PAUSE = 600.0
 
 logger = logging.getLogger("amqp-dispatcher")
 
 
 class Dispatching(bootsteps.StartStopStep):
-    """A step of Celery's consumer: takes the messages for the dispatcher's consumers.
+    """A step of Celery's consumer that consumes for the dispatcher's consumers.
 
     Args:
         consumer: Celery's consumer.
@@ -81,10 +80,9 @@ class Dispatching(bootsteps.StartStopStep):
             yield
 
     def start(self, consumer: Any) -> None:
-        """Consume; called again after each loss of the connection.
+        """Consume; called again after each lost connection.
 
-        That is done once the loop runs: before, the pool takes no messages, and there
-        may be some already.
+        Consuming begins when the loop runs: before that the pool takes no messages.
         """
         self._told.listen(consumer.hub)
         for lane in self._lanes:
@@ -96,9 +94,9 @@ class Dispatching(bootsteps.StartStopStep):
             lane.stop()
 
     def shutdown(self, consumer: Any) -> None:
-        """Have the consumers end, and give back what was not begun.
+        """End the consumers, and requeue messages that were not begun.
 
-        What takes longer than ``OOPS_SHUTDOWN_TIMEOUT`` goes back to its queue.
+        Messages that take longer than ``OOPS_SHUTDOWN_TIMEOUT`` are requeued too.
         """
         until = time.monotonic() + consumer.app.oops.shutdown_timeout
         if not state.should_terminate:
@@ -115,7 +113,7 @@ class Dispatching(bootsteps.StartStopStep):
             lane.close()
 
     def _tell(self, consumer: Any) -> None:
-        """Do what was told, and what keeps the connection."""
+        """Call what threads told, and keep the connection alive."""
         if connection := consumer.connection:
             ignore_errors(connection, connection.heartbeat_check)
             ignore_errors(connection, self._told.do)
@@ -126,13 +124,13 @@ class Dispatching(bootsteps.StartStopStep):
 class Lane:
     """Consumes one entry of ``consumers:`` on its own channel.
 
-    The broker sends ``prefetch_count`` messages ahead; of those, ``consumer_count`` are
-    at work at once, also while those of a lost connection come to their end.
+    The broker sends ``prefetch_count`` messages ahead. At most ``consumer_count`` are
+    at work at once, even while messages of a lost connection are finished.
 
     Args:
         consumer: Celery's consumer.
         entry: The entry.
-        runner: Where its messages are consumed.
+        runner: Runs its messages.
     """
 
     def __init__(self, consumer: Any, entry: ConsumerEntry, runner: Runner) -> None:
@@ -142,20 +140,20 @@ class Lane:
         self._backoff = Backoff()
         self._consumer: kombu.Consumer | None = None
         self._acknowledger: Acknowledger | None = None
-        #: Celery's handler of messages.
+        #: Celery's message handler.
         self._receive: Callable[..., Any] | None = None
-        #: What was last said of a refusal, and until when none is risked again.
+        #: The last logged refusal, and until when no further one is risked.
         self._said: troubles.Trouble | None = None
         self._not_before = 0.0
 
     def open(self, connection: Any) -> None:
-        """Begin to consume; while the queue is not there, or refused, try again.
+        """Begin to consume; try again while the queue is missing or refused.
 
         Args:
-            connection: Celery's, when this was asked for.
+            connection: Celery's connection at the time of the call.
         """
         if self._celery.connection is not connection or not connection.connected:
-            return  # it is opened on the next one; kombu would make one without us
+            return  # the next connection opens it; kombu would make one without us
         if (left := self._not_before - time.monotonic()) > 0:
             self._open_after(left, connection)
             return
@@ -182,7 +180,7 @@ class Lane:
         self._acknowledger = Acknowledger(channel)
         messages.as_they_come(channel, self._acknowledger)
         channel.basic_qos(0, self._entry.prefetch_count, False)
-        # It is declared with the topology, or somebody else's.
+        # It is declared with the topology, or by another program.
         queue = kombu.Queue(self._entry.queue, no_declare=True)
         consumer = kombu.Consumer(
             channel,
@@ -196,7 +194,7 @@ class Lane:
         return consumer
 
     def _tag(self) -> str:
-        """Return what RabbitMQ shows of the consumer, as amqp-dispatcher 1.x had it."""
+        """Return the consumer tag, as in amqp-dispatcher 1.x; RabbitMQ shows it."""
         job, place = map(os.environ.get, ("NOMAD_JOB_NAME", "NOMAD_ALLOC_ID"))
         who = f"{job or ''}.{place or ''}" if job or place else self._celery.hostname
         letters = "".join(random.choices(ascii_lowercase, k=10))
@@ -235,13 +233,13 @@ class Lane:
             )
 
     def stop(self) -> None:
-        """Begin nothing more; what is at work comes to its end."""
+        """Begin nothing more; running messages are finished."""
         self._runner.drop()
         if self._consumer is not None:
             ignore_errors(self._celery.connection, self._consumer.cancel)
 
     def end(self) -> None:
-        """Have its consumers shut down when they have ended what they are at."""
+        """Shut the consumers down after their current messages."""
         self.stop()
         self._runner.close()
 
@@ -251,19 +249,19 @@ class Lane:
         return self._runner.is_closed
 
     def close(self) -> None:
-        """Close the channel: what is not acknowledged goes back to the queue."""
+        """Close the channel: unacknowledged messages go back to the queue."""
         self.stop()
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             ignore_errors(self._celery.connection, consumer.channel.close)
 
     def together(self) -> AbstractContextManager[None]:
-        """Acknowledge what is acknowledged meanwhile with as few frames as can be."""
+        """Collect the block's acknowledgements, and send as few frames as possible."""
         return self._acknowledger.together() if self._acknowledger else nullcontext()
 
     def _on_message(self, message: Message) -> None:
         celery, runner = self._celery, self._runner
-        # In this process it is told in the main loop; by a pool, in any thread.
+        # Runners of this process call in the main loop; a pool calls in any thread.
         soon = _at_once if runner.in_process else celery.call_soon_ack
 
         def acknowledge(*args: Any) -> None:
@@ -278,7 +276,7 @@ class Lane:
             adoption.adopt_message(celery.app, message, self._entry.consumer)
             assert self._receive is not None
             self._receive(message, None, acknowledge, reject, celery.on_task_message)
-        except Exception:  # anything would end Celery's consumer
+        except Exception:  # any exception would end Celery's consumer
             logger.exception("a message of queue %s goes back", self._entry.queue)
             self._reject(message, logger, celery.connection_errors, True)
 
@@ -306,13 +304,13 @@ class Lane:
             message.reject_log_error(log, errors, True)
 
     def _has_come_over(self, message: Message) -> bool:
-        """Whether its channel is open: else the broker has it, and sends it again."""
+        """Return whether its channel is open; else the broker delivers it again."""
         channel = self._consumer and self._consumer.channel
         return channel is message.channel and channel.connection is not None
 
 
 class _Taking:
-    """Celery's consumer, for a strategy: its tasks go to a lane."""
+    """Celery's consumer for a strategy: its tasks go to a lane."""
 
     def __init__(self, consumer: Any, take: Callable[[MessageRequest], None]) -> None:
         self._consumer = consumer

@@ -1,4 +1,4 @@
-"""A message, as a ``Consumer`` gets it."""
+"""The message that a ``Consumer`` gets."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Message:
-    """A message, as a consumer gets it.
+    """The message that a consumer gets.
 
-    Two are equal when their bodies and properties are.
+    Messages with equal bodies and properties are equal.
 
     Attributes:
         body: The body as it came.
         delivery_info: ``exchange``, ``routing_key``, ``redelivered``, ``delivery_tag``
             and ``consumer_tag`` of AMQP's basic.deliver.
-        properties: AMQP's properties under their names (``content_type``,
-            ``correlation_id``...); the headers are ``application_headers``, as haigha
-            has them, and ``headers``, as pika has them.
-        return_info: None: a returned message is not consumed.
+        properties: AMQP's properties by name (``content_type``, ``correlation_id``...);
+            the headers are ``application_headers``, as in haigha, and ``headers``, as
+            in pika.
+        return_info: None: returned messages are not consumed.
     """
 
     body: bytes = b""
@@ -30,19 +30,19 @@ class Message:
 
     @property
     def raw_message(self) -> RawMessage:
-        """The message as amqp-dispatcher 1.x hands it on, for reading."""
+        """The message as amqp-dispatcher 1.x passes it, for reading."""
         return RawMessage(self)
 
     @property
     def text(self) -> str:
         """The body as text, in its ``content_encoding`` or UTF-8.
 
-        What is no text in it becomes U+FFFD.
+        Bytes that are not text become U+FFFD.
         """
         encoding = self.properties.get("content_encoding") or "utf-8"
         try:
             return self.body.decode(encoding, "replace")
-        except (LookupError, ValueError):  # "binary", say; "idna" cannot replace
+        except (LookupError, ValueError):  # for example "binary"; "idna" cannot replace
             return self.body.decode("utf-8", "replace")
 
     def __len__(self) -> int:
@@ -53,9 +53,9 @@ class Message:
 
 
 class RawMessage:
-    """aio-pika's names for what a message has: ``delivery_tag``, ``headers``...
+    """The message with aio-pika's names: ``delivery_tag``, ``headers``...
 
-    It is answered by the proxy alone.
+    Only the proxy can answer it.
 
     Args:
         message: The message.
@@ -76,7 +76,7 @@ class RawMessage:
         raise AttributeError(f"a raw message has no {name}")
 
 
-#: aio-pika's names of properties; None where a message has them not.
+#: aio-pika's names of properties; None if a message lacks them.
 _PROPERTIES = (
     "app_id",
     "content_encoding",

@@ -1,4 +1,4 @@
-"""The channel that a ``Consumer`` gets: it answers a message, and publishes."""
+"""The channel object that a ``Consumer`` gets: it answers a message, and publishes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROPERTIES = tuple(
 
 
 class Answer(enum.Enum):
-    """What a consumer says to the broker about a message."""
+    """A consumer's answer to the broker about a message."""
 
     ACK = "acknowledged"
     REQUEUE = "rejected; back to its queue"
@@ -26,11 +26,11 @@ class Answer(enum.Enum):
 
 
 class _Call(Coroutine[Any, Any, None]):
-    """The result of a call: an ``async def`` may wait for it, or make it a task.
+    """The result of a call: an ``async def`` may await it, or make a task of it.
 
     Args:
-        publishing: What goes on by itself, and ends in the last of them; empty for a
-            call that is over. Whoever waits for that one takes it out.
+        publishing: The running publish, at its end; empty if the call is over. The
+            first that awaits it takes it out.
     """
 
     def __init__(self, publishing: list[asyncio.Future[None]] | None = None) -> None:
@@ -45,31 +45,31 @@ class _Call(Coroutine[Any, Any, None]):
             yield from self._future.__await__()
 
     def send(self, value: Any) -> Any:
-        """Go on, as a coroutine does."""
+        """Continue, as a coroutine does."""
         if self._waiting is None:
             self._waiting = self.__await__()
         return self._waiting.send(value)
 
     def throw(self, *error: Any) -> Any:
-        """Raise what ends a task that waits for it."""
+        """Raise an exception in the task that awaits it."""
         if self._waiting is None:
             self._waiting = self.__await__()
         return self._waiting.throw(*error)
 
     def close(self) -> None:
-        """Be waited for no longer; it comes to its end."""
+        """Stop waiting; the publish goes on."""
 
 
 class Proxy:
-    """What a consumer may tell the broker. Each call may be awaited.
+    """Answers and publishes for a consumer. Each call may be awaited.
 
     The answer (ack, nack, reject) takes effect when ``consume`` has ended.
 
     Args:
-        publish: Sends a message; takes the seconds that a broker may need.
-        message: The message that is being consumed.
-        in_loop: Whether that is done in an event loop, which must not wait: then a
-            message is published by a thread, and ``consume`` ends after that.
+        publish: Sends a message; takes the seconds that it may need.
+        message: The message being consumed.
+        in_loop: Whether the caller runs in an event loop, which must not wait: then a
+            thread publishes, and ``consume`` ends after that.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Proxy:
         return self.answer is not None
 
     def ack(self) -> _Call:
-        """Take the message.
+        """Acknowledge the message.
 
         Raises:
             AlreadyAnswered: It has its answer.
@@ -100,7 +100,7 @@ class Proxy:
         return self._answer(Answer.ACK)
 
     def nack(self) -> _Call:
-        """Give the message back to its queue.
+        """Requeue the message.
 
         Raises:
             AlreadyAnswered: It has its answer.
@@ -108,11 +108,11 @@ class Proxy:
         return self._answer(Answer.REQUEUE)
 
     def reject(self, requeue: bool = True) -> _Call:
-        """Refuse the message.
+        """Reject the message.
 
         Args:
             requeue: Whether it goes back to its queue. Otherwise it goes to the dead
-                letter exchange of its queue; without one it is gone.
+                letter exchange of its queue; without one it is dropped.
 
         Raises:
             AlreadyAnswered: It has its answer.
@@ -131,20 +131,20 @@ class Proxy:
     ) -> _Call:
         """Publish a message; the broker has it when this returns, or has been awaited.
 
-        As in amqp-dispatcher, it is gone where no queue is bound to the exchange, and
-        has no content type unless it is given one.
+        As in amqp-dispatcher, the message is dropped if no queue is bound to the
+        exchange, and has no content type unless it is given one.
 
         Args:
-            exchange: The exchange, which must be there.
+            exchange: The exchange, which must exist.
             routing_key: Its routing key.
             headers: Its headers.
             body: Its body; text is sent as UTF-8.
-            exchange_name: The exchange, as amqp-dispatcher 1.x calls it.
-            properties: Of AMQP: ``content_type``, ``correlation_id``, ``priority``...
+            exchange_name: The exchange, by amqp-dispatcher 1.x's name.
+            properties: AMQP's: ``content_type``, ``correlation_id``, ``priority``...
 
         Raises:
             SendError: The broker did not take it.
-            TypeError: An argument is of another type, or unknown.
+            TypeError: An argument has another type, or is unknown.
         """
         if (exchange is None) == (exchange_name is None):
             raise TypeError("publish() needs one of exchange and exchange_name")
@@ -177,10 +177,10 @@ class Proxy:
         return _Call(self._publishing)
 
     async def finish(self) -> None:
-        """Wait for what is still being published.
+        """Wait for running publishes.
 
         Raises:
-            SendError: The broker did not take it, and nobody has waited for that.
+            SendError: The broker did not take a message, and nobody awaited that.
         """
         while self._publishing:
             await self._publishing.pop()

@@ -24,7 +24,7 @@ class MessageRequest(Request):
     in_process = False
 
     def on_outcome(self, outcome: Outcome) -> None:
-        """Tell the broker and the events what became of it, in this process."""
+        """Apply the outcome of a message that was processed in this process."""
         if outcome.error is None and outcome.answer is Answer.ACK:
             self.on_success((0, None, outcome.seconds))
             return
@@ -37,13 +37,13 @@ class MessageRequest(Request):
             self.send_event("task-failed", exception=outcome.reason, traceback="")
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
-        """End the process that it is at work in, if that is one of the pool."""
+        """Terminate the process that processes it, if that is one of the pool."""
         if self.in_process:
             logger.warning("%s is not ended: prefork: true would allow it", self.id)
         else:
             super().terminate(pool, signal)
 
     def cancel(self, pool: Any, *args: Any, **kwargs: Any) -> None:
-        """End the process that it is at work in, if that is one of the pool."""
+        """Terminate the process that processes it, if that is one of the pool."""
         if not self.in_process:
             super().cancel(pool, *args, **kwargs)

@@ -1,8 +1,8 @@
-"""Messages at work in the worker's own process: in threads, or in its event loop.
+"""Run consumers in the worker's own process: in threads, or in its event loop.
 
-A class whose ``consume`` is a coroutine runs in the one event loop, ``consumer_count``
-of its instances at once; any other in as many threads, an instance in each. So a busy
-entry costs no processes. What becomes of a message is told to Celery in the main loop.
+A class with a coroutine ``consume`` runs in the one event loop, ``consumer_count``
+instances at once; other classes run in as many threads, with an instance each. So a
+busy entry needs no processes. The main loop tells Celery about outcomes.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ logger = logging.getLogger("amqp-dispatcher")
 
 
 class Told:
-    """What threads have to tell the main loop of the worker, in their order.
+    """Calls that threads leave for the worker's main loop, in order.
 
-    Where there is no such loop (in green pools), it is done at once.
+    Without such a loop (in green pools), they are called at once.
 
     Args:
         hub: kombu's event loop; None if there is none.
-        together: Within it, messages are acknowledged with few frames.
+        together: A block in which acknowledgements share frames.
     """
 
     def __init__(
@@ -58,18 +58,19 @@ class Told:
             os.set_blocking(self._reader, False)
 
     def listen(self, hub: Any) -> None:
-        """Have the loop do what is told; again after each loss of the connection."""
+        """Make the loop call what is told; again after each lost connection."""
         if self._has_hub:
             hub.add_reader(self._reader, self._wake)
 
     def tell(
         self, call: Callable[[], Any], taken: MessageRequest | None = None
     ) -> None:
-        """Have something done in the main loop, soon.
+        """Leave a call for the main loop.
 
         Args:
-            call: What is done.
-            taken: Its message is acknowledged first: the next one comes meanwhile.
+            call: The call.
+            taken: Its message is acknowledged first, so that the next one comes
+                meanwhile.
         """
         self._calls.append((call, taken))
         if not self._has_hub:
@@ -84,7 +85,7 @@ class Told:
         self.do()
 
     def do(self) -> None:
-        """Do what was told."""
+        """Call everything that was told."""
         with self._alone:
             calls = [self._calls.popleft() for _ in range(len(self._calls))]
             try:
@@ -101,36 +102,36 @@ class Told:
 
 
 class Runner:
-    """Where the messages of an entry are consumed."""
+    """Runs the messages of an entry."""
 
-    #: Whether that is the worker's own process.
+    #: Whether it runs them in the worker's own process.
     in_process = True
 
     def put(self, request: MessageRequest) -> None:
-        """Have a message consumed, when its turn comes."""
+        """Take a message, and run it when its turn comes."""
         raise NotImplementedError
 
     def ended(self, message: kombu.Message) -> None:
-        """Hear that a message has its answer."""
+        """Note that a message has its answer."""
 
     def drop(self) -> None:
-        """Begin nothing of what was put."""
+        """Drop the messages that wait."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Have every instance shut down once it has ended what it is at."""
+        """Shut every instance down after its current message."""
 
     @property
     def is_closed(self) -> bool:
-        """Whether all of them are shut down."""
+        """Whether all instances are shut down."""
         return True
 
 
 class Pool(Runner):
-    """Celery's pool, of which an entry gets some places.
+    """Celery's pool, of which an entry has some places.
 
     Args:
-        count: How many at once.
+        count: The number of places.
         begin: Hands a message to the pool.
     """
 
@@ -157,7 +158,7 @@ class Pool(Runner):
         self._advance()
 
     def drop(self) -> None:
-        """Begin nothing of what waits."""
+        """Drop the messages that wait."""
         with self._lock:
             self._waiting.clear()
 
@@ -176,13 +177,13 @@ class Pool(Runner):
 
 
 class Inside(Runner):
-    """The worker's own process.
+    """Runs messages in the worker's own process.
 
     Args:
         count: How many at once.
         kind: The class.
-        publish: Sends what consumers publish.
-        told: Where it is told what becomes of them.
+        publish: Sends the messages that consumers publish.
+        told: Tells the main loop about outcomes.
     """
 
     def __init__(
@@ -194,7 +195,7 @@ class Inside(Runner):
         self._told = told
 
     async def work(self, place: Place, request: MessageRequest) -> None:
-        """Consume a message, and tell what became of it."""
+        """Consume a message, and tell its outcome."""
         if request.id in revoked:
             self._told.tell(request.revoked)
             return
@@ -251,7 +252,7 @@ def message_of(body: bytes, headers: Any) -> Message:
 
 
 class Threads(Inside):
-    """Runs them in threads, each with an instance of its own."""
+    """Runs messages in threads, each with its own instance."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -259,11 +260,11 @@ class Threads(Inside):
         self._threads: list[threading.Thread] = []
 
     def put(self, request: MessageRequest) -> None:
-        """Have a message consumed; the threads begin with the first one."""
+        """Take a message; the threads start with the first one."""
         if not self._threads:
             for number in range(self.count):
                 name = f"{self.kind.name}-{number}"
-                # Nobody waits for one that never ends, when the worker does.
+                # A daemon: when the worker ends, nobody waits for a stuck one.
                 thread = threading.Thread(target=self._run, name=name, daemon=True)
                 self._threads.append(thread)
                 thread.start()
@@ -279,7 +280,7 @@ class Threads(Inside):
         now(place.close())
 
     def drop(self) -> None:
-        """Begin nothing of what was put."""
+        """Drop the messages that wait."""
         try:
             while True:
                 self._requests.get_nowait()
@@ -287,7 +288,7 @@ class Threads(Inside):
             pass
 
     def close(self) -> None:
-        """Have every thread end after what it is at."""
+        """End every thread after its current message."""
         for _ in self._threads:
             self._requests.put(None)
 
@@ -298,7 +299,7 @@ class Threads(Inside):
 
 
 class Tasks(Inside):
-    """Runs them in the event loop."""
+    """Runs messages in the event loop."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -309,7 +310,7 @@ class Tasks(Inside):
         self._tasks: set[Any] = set()
 
     def put(self, request: MessageRequest) -> None:
-        """Have a message consumed."""
+        """Take a message."""
         self._requests.append(request)
         if not self._fed:
             self._fed = True
@@ -325,22 +326,22 @@ class Tasks(Inside):
     async def _serve(self, place: Place) -> None:
         while self._requests:
             await self.work(place, self._requests.popleft())
-            await asyncio.sleep(0)  # others have their turn
+            await asyncio.sleep(0)  # let others have their turn
         if self._closing:
             await place.close()
         else:
             self._idle.append(place)
 
     def drop(self) -> None:
-        """Begin nothing of what was put."""
+        """Drop the messages that wait."""
         self._requests.clear()
 
     def close(self) -> None:
-        """Have every instance shut down after what it is at."""
+        """Shut every instance down after its current message."""
         self._closing = True
         if self._tasks or any(place.has_instance for place in self._idle):
             LOOP.call(self._feed)
-        else:  # nothing to shut down: the loop may not even have begun
+        else:  # nothing to shut down: the loop may not run at all
             self._idle.clear()
 
     @property

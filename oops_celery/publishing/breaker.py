@@ -43,7 +43,7 @@ class Breaker:
         self._pid = 0
 
     def admit(self) -> bool:
-        """Return True if a report may try the broker; make sure that one does, at times."""
+        """Let a report try the broker, or turn it away while that is in trouble."""
         if self._good:
             return True
         if not self._quick:

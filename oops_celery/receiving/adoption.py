@@ -1,4 +1,4 @@
-"""Messages become tasks in the worker, whatever stands in their headers."""
+"""Turn messages into tasks in the worker, whatever their headers contain."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from oops_celery.wire.task import (
 if TYPE_CHECKING:
     from oops_celery.celery import App
 
-#: Where ids come from; another one in each process.
+#: The source of ids; seeded again in each process.
 _random = random.Random()
 os.register_at_fork(after_in_child=_random.seed)
 
-#: Headers of a report that the task needs, and that are texts of one line.
+#: Headers of a report that the task needs; each is one line of text.
 LINES = (
     "id",
     "root_id",
@@ -37,12 +37,12 @@ LINES = (
     "origin",
     FIRST_FAILED_AT,
 )
-#: Characters that one of them may have.
+#: Most characters of such a header.
 MAX_LINE = 1000
-#: Another header: no report is retried more often, so a larger number is none.
+#: Larger numbers of retries are invalid: no report is retried so often.
 MAX_RETRIES = 2**31
 
-#: What AMQP's basic.deliver tells of a message.
+#: Fields of AMQP's basic.deliver.
 DELIVERY_INFO = (
     "exchange",
     "routing_key",
@@ -53,14 +53,16 @@ DELIVERY_INFO = (
 
 
 def adopt_report(app: App, message: Message) -> None:
-    """Make a report the task that carries it.
+    """Turn a report into the task that carries it.
 
-    The task's id is that which its publisher gave it; else, as with oops-amqp, the
-    report's own. Of the headers only those are left that the task needs: others may
-    have Celery drop the report ("expires"), hold it ("eta"), or send tasks ("chain").
+    The task's id is the one that its publisher gave it; else, as for oops-amqp's
+    reports, the report's own id. Only the headers that the task needs are kept: others
+    could make Celery drop the report ("expires"), hold it ("eta"), or send tasks
+    ("chain").
 
     Raises:
-        wire.Undecodable: The body is no report. Not raised for a message with our task
+        wire.Undecodable: The body is not a report. Not raised for a message with our
+        task
             headers: its body is decoded later, in the pool.
     """
     known = _known(message.headers or {})
@@ -78,13 +80,13 @@ def adopt_report(app: App, message: Message) -> None:
         options = task_options(app, TASK_NAME, task_id, wire.summary(about))
         options["headers"].update(known)
     if not isinstance(message, messages.Message) and "eta" in message.headers:
-        options["headers"]["eta"] = message.headers["eta"]  # a retry; see republish
+        options["headers"]["eta"] = message.headers["eta"]  # a retry; see retries.py
     message.headers = {}
     _become(message, options)
 
 
 def _known(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those headers of a task that are as the task needs them."""
+    """Return the valid headers that a task needs."""
     if headers.get("task") != TASK_NAME:
         return {}
     known = {name: headers[name] for name in LINES if _is_line(headers.get(name))}
@@ -101,7 +103,7 @@ def _is_line(value: Any) -> bool:
 
 
 def adopt_message(app: App, message: Message, task_name: str) -> None:
-    """Make any message a task of a dispatcher's consumer."""
+    """Turn any message into a task of a dispatcher's consumer."""
     body = body_of(message)
     route = message.delivery_info or {}
     text = (
@@ -122,7 +124,7 @@ def adopt_message(app: App, message: Message, task_name: str) -> None:
     about = {"id": task_id, "root_id": task_id, "argsrepr": text}
     options["headers"] = {**options["headers"], **about}
     options["correlation_id"] = task_id
-    # Its own might mean something to Celery: "callbacks", "eta", "reply_to".
+    # Its own headers might mean something to Celery: "callbacks", "eta", "reply_to".
     message.body = wire.ADOPTED_MARK + body
     message.headers = {ORIGINAL: original}
     message.properties = {}
@@ -131,13 +133,13 @@ def adopt_message(app: App, message: Message, task_name: str) -> None:
 
 @cache
 def _options(app: App, task_name: str) -> dict[str, Any]:
-    """Return what all tasks of a name have: to ask Celery for each takes its time."""
+    """Return the options that tasks of a name share; Celery makes them slowly."""
     options = task_options(app, task_name, "", "")
     return {**options, "content_type": wire.ADOPTED_CONTENT_TYPE}
 
 
 def _new_id() -> str:
-    """Return a UUID (version 4), which `uuid.uuid4` takes six times as long for."""
+    """Return a UUID (version 4), six times as fast as `uuid.uuid4`."""
     digits = f"{_random.getrandbits(128):032x}"
     variant = "89ab"[int(digits[16], 16) % 4]
     first, second = digits[:8], digits[8:12]

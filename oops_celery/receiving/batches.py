@@ -1,8 +1,8 @@
-"""Reports are handed to the pool in batches: the way there costs more than the work.
+"""Hand reports to the pool in batches: handing over costs more than the work.
 
-Each report stays a task of its own, with its acknowledgement, its retries, its events
-and its state. A report waits for nobody: a batch is what has come while every process
-of the pool was busy.
+Each report stays a task of its own, with its own acknowledgement, retries, events and
+state. No report waits for a batch to fill: a batch is the reports that arrived while
+every pool process was busy.
 """
 
 from __future__ import annotations
@@ -34,33 +34,33 @@ from oops_celery.receiving.progress import (
     note,
 )
 
-#: Reports of a batch, at most.
+#: Most reports of a batch.
 MAX_REPORTS = WIDTH
 
-#: Bytes after which a batch takes no further report.
+#: Bytes after which a batch takes no more reports.
 MAX_BYTES = 1_000_000
 
-#: Seconds that a batch should take: so long may a report wait for those before it, and
-#: so long does the end of a worker take.
+#: Seconds of work that a batch should have: a report may wait so long for those before
+#: it, and the worker's end takes so long.
 MAX_SECONDS = 0.1
 
-#: Batches for which a report that came again waits, at most.
+#: Most batches that a redelivered report waits for.
 MAX_WAITED = 100
 
 #: Weight of the latest batch in the moving average of seconds per report.
 WEIGHT = 0.3
 
-#: Ends of reports whose messages were lost with their connection, at most: so many wait
-#: to be told to the messages that come again.
+#: Most outcomes of reports that lost their messages with the connection: they wait for
+#: the redelivered messages.
 MAX_UNTOLD = 10_000
 
 logger = logging.getLogger(__name__)
 
 
 def strategy(task: Task, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
-    """Return Celery's handler of messages, whose tasks go to the pool in batches.
+    """Return Celery's message handler, with tasks that go to the pool in batches.
 
-    Only in the prefork pool: in the others the way to the pool costs nothing.
+    Only in the prefork pool: in other pools handing over costs nothing.
     """
     return celerys.default(  # type: ignore[no-any-return]
         task, app, consumer.batches or Later(consumer), **options
@@ -68,10 +68,10 @@ def strategy(task: Task, app: Any, consumer: Any, **options: Any) -> Callable[..
 
 
 class Batches:
-    """Celery's consumer, for a strategy: its tasks wait here for a place in the pool.
+    """Celery's consumer for a strategy: its tasks wait here for a place in the pool.
 
-    A request belongs to its connection, and is dropped when that is lost. A batch that
-    is at work outlives it: the report's message comes again, and gets the end.
+    A request belongs to its connection, and is dropped with it. A batch at work
+    outlives the connection: the report's redelivered message gets its outcome.
 
     Args:
         consumer: Celery's consumer.
@@ -81,27 +81,28 @@ class Batches:
     def __init__(self, consumer: Any, others: int = 0) -> None:
         self._consumer = consumer
         self._others = others
-        #: What comes again goes alone, after what is new, and in any order: one may
-        #: have ended the worker, and RabbitMQ puts it back to its place each time.
+        #: Redelivered reports go alone, after new ones, and in random order: one of
+        #: them may have ended the worker, and RabbitMQ puts it back in its place each
+        #: time.
         self._alone: deque[Request] = deque()
         self._alone_from = 0.0
-        #: Batches in a row for which those have waited.
+        #: Batches in a row for which these have waited.
         self._waited = 0
         self._waiting: deque[Request] = deque()
-        #: In the order in which they were handed over.
+        #: Batches handed over and not ended, in order.
         self._at_work: dict[_Batch, None] = {}
-        #: Reports of lost connections that are at work, or whose end is untold, by id.
+        #: Reports of lost connections, at work or with an outcome to tell, by id.
         self._lost: dict[str, _Report] = {}
-        #: About, for one report.
+        #: Estimated seconds for one report.
         self._seconds = MAX_SECONDS / MAX_REPORTS
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._consumer, name)
 
     def on_task_request(self, request: Request) -> None:
-        """Hand a report to the pool, at once or with those that come meanwhile."""
+        """Hand a report to the pool, at once or with the next reports."""
         redelivered = request.delivery_info["redelivered"]
-        # A retry, or what was replayed, is another message of the same report.
+        # A retry or a replayed report is another message of the same report.
         report = self._lost.get(request.id) if redelivered else None
         if report is not None and report.digest == hash(request.body):
             del self._lost[request.id]
@@ -116,7 +117,7 @@ class Batches:
 
     @property
     def is_at_work(self) -> bool:
-        """Whether a process has begun with a batch, and not ended it."""
+        """Whether a process works on a batch."""
         return any(one.accepted for one in self._at_work)
 
     def __str__(self) -> str:
@@ -127,7 +128,7 @@ class Batches:
         )
 
     def connection_lost(self) -> None:
-        """Drop the requests: their messages come again."""
+        """Drop all requests: RabbitMQ delivers their messages again."""
         self.drop_waiting()
         for batch in self._at_work:
             for report in batch.reports:
@@ -138,12 +139,12 @@ class Batches:
             del self._lost[next(iter(self._lost))]
 
     def drop_waiting(self) -> None:
-        """Begin nothing more of what waits here."""
+        """Drop the reports that wait here."""
         self._alone.clear()
         self._waiting.clear()
 
     def forget(self) -> None:
-        """Count on no batch that was handed over: its place is free again."""
+        """Free the places of all batches that were handed over."""
         self.connection_lost()
         self._at_work.clear()
         self._lost.clear()
@@ -162,8 +163,8 @@ class Batches:
 
         Args:
             batch: The batch.
-            again: Reports that a lost process did not come to.
-            alone: Reports of which each may be to blame for that.
+            again: Reports that a lost process had not begun.
+            alone: Reports of which each may have ended the process.
         """
         self._at_work.pop(batch, None)
         for queue, reports in ((self._waiting, again), (self._alone, alone)):
@@ -172,17 +173,17 @@ class Batches:
                     queue.appendleft(report.request)
         for report in batch.reports:
             if report.request is None and not report.has_ended:
-                self._lost.pop(report.id, None)  # it is done when it comes again
+                self._lost.pop(report.id, None)  # it is done when it is delivered again
         self.begin()
 
     def begin(self) -> None:
-        """Hand over what waits, as long as there is a place in the pool."""
+        """Hand over waiting reports while the pool has a place."""
         places = max(self._consumer.pool.num_processes - self._others, 1)
         while len(self._at_work) < places and (requests := self._next()):
             batch = _Batch(self, requests)
             self._at_work[batch] = None
             if not batch.begin(self._consumer.pool, requests):
-                self._at_work.pop(batch)  # the pool ends: the broker has them
+                self._at_work.pop(batch)  # the pool is closing: the broker keeps them
                 return
 
     def _next(self) -> list[Request]:
@@ -215,26 +216,26 @@ class _Report:
     def __init__(self, batch: _Batch, request: Request) -> None:
         self._batch = batch
         self.id: str = request.id
-        #: None when its connection is lost.
+        #: None if its connection is lost.
         self.request: Request | None = request
-        #: Of the body of a lost one; another may have the same id.
+        #: Hash of the body of a lost one: another report may have the same id.
         self.digest = 0
         self._result: Any = None
 
     @property
     def has_ended(self) -> bool:
-        """Whether it has come to an end with an outcome."""
+        """Whether it has an outcome."""
         return self._result is not None
 
     def lose_request(self) -> None:
-        """Belong to no message: the connection is lost."""
+        """Detach the report from its message: the connection is lost."""
         if self.request is not None:
             self.digest = hash(self.request.body)
             task_ready(self.request)
             self.request = None
 
     def goes_on_as(self, request: Request) -> None:
-        """Belong to the message that has come again."""
+        """Attach the report to its redelivered message."""
         self.request = request
         if self._batch.accepted:
             request.on_accepted(*self._batch.accepted)
@@ -242,13 +243,13 @@ class _Report:
             self.end(self._result)
 
     def end(self, result: Any) -> None:
-        """Come to the end that Celery's tracer has returned, or wait to tell it."""
+        """Apply the outcome from Celery's tracer, or keep it for the message."""
         self._result = result
         if self.request is not None:
             self._tell(self.request.on_success, result)
 
     def fail(self, error: ExceptionInfo) -> None:
-        """End without an outcome: its process died, say."""
+        """End without an outcome, for example because its process died."""
         if self.request is None:
             suspects.add(self.id)
         else:
@@ -257,22 +258,22 @@ class _Report:
     def _tell(self, say: Callable[[Any], Any], end: Any) -> None:
         try:
             say(end)
-        except Exception:  # its neighbours have nothing to do with it
+        except Exception:  # the other reports have nothing to do with it
             logger.exception("%s is done, and stays with the broker", self.id)
 
 
 class _Batch:
-    """Reports that were handed to a process of the pool together."""
+    """Reports that were handed to one pool process together."""
 
     def __init__(self, batches: Batches, requests: list[Request]) -> None:
         self._batches = batches
         self._progress = Progress()
         self.reports = [_Report(self, request) for request in requests]
-        #: The process that has it, and when it began.
+        #: The process that works on it, and since when.
         self.accepted: tuple[int, float] | None = None
 
     def begin(self, pool: Any, requests: list[Request]) -> bool:
-        """Hand it to the pool; say whether that has taken it."""
+        """Hand the batch to the pool; return whether the pool took it."""
         first = requests[0]
         task = first.task
         fast = first.app.use_fast_trace_task
@@ -317,10 +318,10 @@ class _Batch:
                 logger.warning("%s time limit (%g s): %s", kind, timeout, report.id)
 
     def _lost(self, error: ExceptionInfo) -> None:
-        """Its process is gone, or it was interrupted between two reports.
+        """Handle a batch whose process died, or was interrupted between two reports.
 
-        What was done before has its end. What was at work is to blame, and the rest is
-        done as if nothing had happened.
+        Finished reports keep their outcome, the one at work is to blame, and the rest
+        is done in another batch.
         """
         ends = self._progress.ends(len(self.reports))
         self._progress.close()
@@ -336,16 +337,16 @@ class _Batch:
 
 
 def _unpickled(result: bytes, end: End) -> Any:
-    """Return what Celery's tracer returned; if that cannot be read, what is noted."""
+    """Return the tracer's result; if it cannot be unpickled, the noted outcome."""
     try:
         return pickle.loads(result)
-    except Exception as error:  # of an operator's exception class, say
+    except Exception as error:  # an operator's exception class may fail
         logger.warning("the end of a report cannot be read (%r): %s", error, end.name)
         return TOLD.get(end, TOLD[End.OPEN])
 
 
 def _job(request: Request) -> tuple[Any, ...]:
-    """Return what Celery's function that runs a task takes."""
+    """Return the arguments of Celery's function that runs a task."""
     return (
         request.type,
         request.id,
@@ -359,17 +360,17 @@ def _job(request: Request) -> tuple[Any, ...]:
 def trace_all(
     trace: Callable[..., Any], jobs: list[tuple[Any, ...]], place: int | None
 ) -> tuple[list[bytes], float]:
-    """Run tasks one after another, in a process of the pool.
+    """Run tasks one after another, in a pool process.
 
     Args:
-        trace: Celery's function that runs a task, whatever happens in it.
+        trace: Celery's function that runs a task and never raises.
         jobs: Its arguments for each task.
-        place: Where each one's end is noted; see `progress`.
+        place: Where each outcome is noted; see `progress`.
 
     Returns:
-        What it returned for each, pickled, and the seconds that all took. Celery's
-        record of a failure has 400 KB in cycles: pickled at once it is collected while
-        it is young, before it adds up.
+        Its results, pickled, and the seconds that all took. Celery's record of a
+        failure holds 400 KB in cycles: pickled at once, it is collected while it is
+        young.
     """
     started = time.monotonic()
     results = []

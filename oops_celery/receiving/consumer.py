@@ -1,7 +1,7 @@
 """The worker's consumer: declares the topology, and parks what Celery cannot run.
 
-Celery rejects such messages without saying why, and acknowledges those it cannot
-decode; both are lost where no dead letter exchange is set.
+Celery rejects such messages without a reason, and acknowledges those it cannot decode;
+both are lost without a dead letter exchange.
 """
 
 from __future__ import annotations
@@ -33,50 +33,51 @@ from oops_celery.transport.acknowledger import Acknowledger
 from oops_celery.transport.connection import Connection
 from oops_celery.wire.task import TASK_NAME
 
-#: Seconds that an event waits for others, to go with them in one message: Celery sends
-#: a message in each round of its loop, which is for each few events.
+#: Seconds that an event waits for others, to share a message: Celery sends a message in
+#: each round of its loop, which means for every few events.
 EVENTS_PAUSE = 0.1
 
-#: Events in a message, at most; each has some 300 bytes.
+#: Most events of a message; each has some 300 bytes.
 EVENTS_AT_ONCE = 1000
 
-#: Seconds before a message that cannot be parked goes back: it comes again at once.
+#: Seconds before a message that cannot be parked is requeued: it comes again at once.
 REQUEUE_PAUSE = 1.0
 
 #: Seconds before the next connection: at first, and at most.
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 
-#: Seconds before it if a connection was lost that the broker had let receive.
+#: The same after a connection on which the worker could consume.
 LOST_PAUSE = 0.1
 
-#: Seconds after which a connection that the broker refused something on was a good one.
+#: Seconds after which a connection with a refusal counts as good.
 GOOD_AFTER = 10.0
 
-#: Seconds that the broker may take for each answer when the worker ends.
+#: Seconds for each answer of the broker when the worker ends.
 STOP_TIMEOUT = 2.0
 
-#: How Celery acknowledges and rejects; they log what goes wrong.
+#: Celery's ways to acknowledge and reject, which log errors.
 _ANSWERED_BY = (Message.ack_log_error, Message.reject_log_error)
 
 logger = logging.getLogger(__name__)
 
-# Celery repeats it at each lost connection, though the setting is chosen.
+# Celery would log this at each lost connection, though the setting is deliberate.
 warnings.filterwarnings(
     "ignore", message="(?s).*worker_cancel_long_running_tasks_on_connection_loss"
 )
 
 
 class Consumer(CelerysConsumer):
-    """Celery's consumer; it declares the topology, and parks what it cannot run."""
+    """Celery's consumer that declares the topology, and parks what it cannot run."""
 
     first_connection_attempt: bool
 
     class Blueprint(CelerysConsumer.Blueprint):
         """Celery's steps, and one for the dispatcher's consumers.
 
-        Without the one for tasks with an ETA: it declares 28 queues on the user's
-        broker, and we hold no such tasks.
+        Without the step for tasks with an ETA: it declares 28 queues on the user's
+            broker,
+        and we hold no such tasks.
         """
 
         default_steps = (
@@ -92,36 +93,36 @@ class Consumer(CelerysConsumer):
         )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Both tell workers of one another, by a second at the start and a queue each:
-        # of revoked tasks, and of elections. We have neither.
+        # Both tell workers about each other (revoked tasks, elections), at the cost of
+        # a second at the start and a queue each. We have neither.
         alone = {"without_mingle": True, "without_gossip": True}
         super().__init__(*args, **{**kwargs, **alone})
-        #: Where reports wait for the pool; None where they need not.
+        #: Reports that wait for the pool; None in pools without batches.
         self.batches: Batches | None = None
         if self.hub and self.pool.uses_semaphore:
             self.batches = Batches(self, self.controller.places)
-        #: Acknowledgements and rejections, until the loop comes to them.
+        #: Acknowledgements and rejections for the loop.
         self._answers: deque[Callable[[], Any]] = deque()
         self._answer_soon = promise(self._answer)
-        #: When the events that wait are sent, by the monotonic clock.
+        #: When the waiting events are sent, by the monotonic clock.
         self._events_go_at = 0.0
         self._was_ready = False
-        #: Since when the broker lets it receive, by the monotonic clock.
+        #: Since when the broker lets the worker consume, by the monotonic clock.
         self._ready_at: float | None = None
         self._next_pause = FIRST_PAUSE
-        #: Whether the last one worked, until it was lost.
+        #: Whether the last connection was good until it was lost.
         self._was_lost = False
-        #: What the broker refuses of the topology.
+        #: What the broker refuses to declare.
         self.refused = Refused(self.app.topology)
-        #: What was wrong with the broker when it was last said.
+        #: The last logged trouble with the broker.
         self._trouble: troubles.Trouble | None = None
         self._telling: Any = None
 
     def on_ready(self) -> None:
-        """Note since when the broker lets it receive."""
+        """Note since when the broker lets the worker consume."""
         self._was_ready = True
         self._ready_at = time.monotonic()
-        if self._telling is not None:  # with the connection before this one
+        if self._telling is not None:  # of the previous connection
             self._telling.cancel()
         self._telling = self.timer.call_repeatedly(TICK, refusals.tell)
         super().on_ready()
@@ -134,14 +135,14 @@ class Consumer(CelerysConsumer):
         queue = self.app.oops.queue
         if any(each.code == 404 and each.name == queue for each in self.refused.now):
             raise WorkerShutdown(1)
-        if self.hub and connection.connection is not first:  # a refusal has closed it
+        if self.hub and connection.connection is not first:  # a refusal closed it
             connection.register_with_event_loop(self.hub)
         self._acknowledger = Acknowledger(connection.default_channel)
         messages.as_they_come(connection.default_channel, self._acknowledger)
         return connection
 
     def ensure_connected(self, conn: Any) -> Any:
-        """Connect; try again for as long as it takes, and say why once."""
+        """Connect; retry forever, and log the reason once."""
         conf = self.app.conf
         name = "broker_connection_retry"
         if not conf[f"{name}_on_startup" if self.first_connection_attempt else name]:
@@ -157,12 +158,12 @@ class Consumer(CelerysConsumer):
         return conn
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
-        """Say it, and try again after a pause."""
+        """Log the error, and retry after a pause."""
         self._met(exc)
         self._pause()
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Drop what came over this connection, and try again after a pause."""
+        """Drop the requests of this connection, and retry after a pause."""
         if self.batches:
             self.batches.connection_lost()
         self._met(exc)
@@ -172,21 +173,21 @@ class Consumer(CelerysConsumer):
         self._pause()
 
     def _connections(self) -> list[Connection]:
-        """Return the one that messages come over, and the one for events."""
+        """Return the connection for messages and the one for events."""
         events = self.event_dispatcher and self.event_dispatcher.connection
         return [one for one in (self.connection, events) if one is not None]
 
     def on_close(self) -> None:
-        """Begin nothing more of what came: the connection is lost, or we stop."""
+        """Begin nothing more: the connection is lost, or the worker ends."""
         if self.batches:
             self.batches.drop_waiting()
         super().on_close()
 
     def _met(self, error: Exception) -> None:
-        """Say what is wrong with the broker, once.
+        """Log a trouble with the broker, once.
 
         Raises:
-            WorkerShutdown: It has refused from the start, and is likely to go on so.
+            WorkerShutdown: The broker has refused from the start, and will go on so.
         """
         since, self._ready_at = self._ready_at, None
         if since is not None and time.monotonic() - since > GOOD_AFTER:
@@ -206,7 +207,7 @@ class Consumer(CelerysConsumer):
         self._trouble = trouble
 
     def _pause(self) -> None:
-        """Wait before the next connection: longer, the more often it was in vain.
+        """Wait before the next connection: longer after each useless one.
 
         A network that loses connections is no reason to wait longer each time.
         """
@@ -220,7 +221,7 @@ class Consumer(CelerysConsumer):
             time.sleep(min(left, 1))
 
     def connection_for_read(self, heartbeat: Any = None) -> Any:
-        """Return the connection that messages come over."""
+        """Return the connection for messages."""
         connection = self.app.connection_for_read(heartbeat=heartbeat)
         connection.reads_ahead = self.hub is not None
         return self.ensure_connected(connection)
@@ -228,20 +229,21 @@ class Consumer(CelerysConsumer):
     def connection_for_write(self, url: Any = None, heartbeat: Any = None) -> Any:
         """Return the connection for events.
 
-        In a green pool it has no heartbeats: Celery would wait for them for 0.1 s
-        after each frame of the other connection.
+        In a green pool it has no heartbeats: Celery would wait 0.1 s for them after
+            each
+        frame of the other connection.
         """
         green = getattr(self.pool, "is_green", False)
         return super().connection_for_write(url, 0 if green else heartbeat)
 
     def call_soon(self, operation: Callable[..., Any], *args: Any, **more: Any) -> Any:
-        """Do something in the loop. Celery acknowledges by it before version 5.7."""
+        """Call a function in the loop. Before 5.7, Celery acknowledges this way."""
         if getattr(operation, "__func__", None) in _ANSWERED_BY:
             return self.call_soon_ack(operation, *args)
         return super().call_soon(operation, *args, **more)
 
     def call_soon_ack(self, answer: Callable[..., Any], *args: Any, **_: Any) -> Any:
-        """Acknowledge or reject a message, together with those that are next."""
+        """Acknowledge or reject a message, together with the next ones."""
         if self.hub:
             self._answers.append(partial(answer, *args))
             return self.hub.call_soon(self._answer_soon)
@@ -257,14 +259,14 @@ class Consumer(CelerysConsumer):
                 self._answers.popleft()()
 
     def on_send_event_buffered(self) -> None:
-        """Send the events that wait, in a moment."""
+        """Send the waiting events, a moment later."""
         now = time.monotonic()
         if self.hub and now > self._events_go_at:
             self._events_go_at = now + EVENTS_PAUSE
             self.hub.call_later(EVENTS_PAUSE, self._flush_events)
 
     def stop(self) -> None:
-        """Send the events that wait, and stop, also where the network is frozen."""
+        """Send the waiting events, and stop, even if the network is frozen."""
         for connection in self._connections():
             connection.limit_waits(STOP_TIMEOUT)
         with suppress(*self.connection_errors):
@@ -272,7 +274,7 @@ class Consumer(CelerysConsumer):
         super().stop()
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[..., None]:
-        """Return the function that is called with each message."""
+        """Return the function that handles each message."""
         handle = super().create_task_handler(*args, **kwargs)
         if self.event_dispatcher:
             self.event_dispatcher.buffer_limit = EVENTS_AT_ONCE
@@ -289,13 +291,13 @@ class Consumer(CelerysConsumer):
                 raise
             except wire.Undecodable as error:
                 self.park(message, f"undecodable: {error}")
-            except Exception as error:  # anything else would end the consumer
+            except Exception as error:  # any exception would end the consumer
                 self.park(message, f"Celery cannot take it: {error!r}", error)
 
         return on_message
 
     def add_task_queue(self, queue: str, *args: Any, **options: Any) -> None:
-        """Take messages from our queue again, and from no other one."""
+        """Consume our queue again, and no other."""
         if queue != self.app.oops.queue:
             logger.error("queue %s is not for this worker; set OOPS_QUEUE", queue)
             return
@@ -304,7 +306,7 @@ class Consumer(CelerysConsumer):
     def park(
         self, message: Message, reason: str, error: BaseException | None = None
     ) -> None:
-        """Put a message to the dead letters; if that fails, back to its queue."""
+        """Park a message; if that fails, requeue it."""
         if message.acknowledged:
             return
         queue = self.app.oops.queue
@@ -335,11 +337,11 @@ class Consumer(CelerysConsumer):
 
 
 def _problem(message: Message) -> str:
-    """Say what is wrong with a message that must not even be given to Celery."""
+    """Return why a message must not reach Celery; None if it may."""
     if message.content_type == wire.ADOPTED_CONTENT_TYPE:
         return "a message for a consumer of the dispatcher, in the queue for reports"
     if "task" in message.headers:
-        # Also a task that there is: whoever sends reports must not run any other.
+        # Registered tasks too: a program that sends reports must not run others.
         task = message.headers["task"]
         if task != TASK_NAME:
             return f"not a report, but a task {task!r}"

@@ -1,8 +1,8 @@
-"""Celery's control queue: a worker takes it when it can, and does without until then.
+"""Celery's control queue: a worker uses it when it can, and runs without it until then.
 
-The queue has the worker's name, and RabbitMQ lets one connection have it. So it is
-locked while a worker of that name still has a connection: one that is frozen, or whose
-host is lost, until its heartbeats are missed. That must not keep reports waiting.
+The queue has the worker's name, and RabbitMQ lets one connection use it. It is locked
+while another worker of that name has a connection: a frozen worker's, or one of a lost
+host, until its heartbeats are missed. Reports must not wait for that.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from celery.worker.pidbox import Pidbox, gPidbox
 from oops_celery.topology.declare import is_refusal
 from oops_celery.transport import troubles
 
-#: Seconds before a control queue that was refused is asked for again.
+#: Seconds before a refused control queue is tried again.
 CONTROL_PAUSE = 5.0
 
-#: Seconds before that if the refusal closed the connection, which is that of the
-#: reports: at first, and at most. Then it waits for the next connection.
+#: The same if the refusal closed the connection, which reports use too: at first, and
+#: at most. After that it waits for the next connection.
 FIRST_LONG_PAUSE = 60.0
 LONGEST_PAUSE = 3600.0
 
-#: Seconds that each answer of the broker may take: the worker's loop stands still.
+#: Seconds for each answer of the broker: the worker's loop stands still.
 CONTROL_TIMEOUT = 5.0
 
 logger = logging.getLogger(__name__)
 
 
 class Control(CelerysControl):
-    """Celery's step for control messages, which goes without a queue that is refused.
+    """Celery's step for control messages, which runs without a refused queue.
 
     Args:
         c: Celery's consumer.
@@ -48,7 +48,7 @@ class Control(CelerysControl):
 
 
 class _Saying:
-    """Says once that the queue is refused, and once that it was taken after all."""
+    """Logs once that the queue is refused, and once that it was taken after all."""
 
     hostname: str
 
@@ -75,7 +75,7 @@ class _Saying:
 
 
 class Mailbox(_Saying, Pidbox):
-    """The control queue, on a channel of the connection that takes the reports."""
+    """The control queue, on a channel of the reports' connection."""
 
     def __init__(self, c: Any) -> None:
         super().__init__(c)
@@ -83,7 +83,7 @@ class Mailbox(_Saying, Pidbox):
         self._long_pause = FIRST_LONG_PAUSE
 
     def start(self, c: Any) -> None:
-        """Take the queue; if it is refused, try again later."""
+        """Use the queue; if it is refused, try again later."""
         if time.monotonic() < self._not_before:
             return
         try:
@@ -110,10 +110,10 @@ class Mailbox(_Saying, Pidbox):
 
 
 class GreenMailbox(_Saying, gPidbox):
-    """The control queue of a green pool: own connection, own greenlet."""
+    """The control queue of a green pool: with its own connection and greenlet."""
 
     def loop(self, c: Any) -> None:
-        """Take control messages; after a refusal, or a lost connection, again."""
+        """Take control messages; again after a refusal or a lost connection."""
         while True:
             try:
                 super().loop(c)
@@ -123,7 +123,7 @@ class GreenMailbox(_Saying, gPidbox):
             else:
                 return
             time.sleep(CONTROL_PAUSE)
-            # Stopped in the meantime, or already started again.
+            # Stopped meanwhile, or already started again.
             if stopping is None or self._node_shutdown is not stopping:
                 return
 

@@ -1,4 +1,4 @@
-"""The event loop of coroutine consumers: one a process, and it goes on running."""
+"""The event loop for coroutines of consumers: one in a process, which keeps running."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-#: Seconds that tasks of the consumers may take to end when they are cancelled.
+#: Seconds that the consumers' tasks may take to end after they are cancelled.
 CANCEL_TIMEOUT = 1.0
 
 logger = logging.getLogger("amqp-dispatcher")
 
 
 class Loop:
-    """An event loop in a thread of its own, begun when it is first needed.
+    """An event loop in its own thread, started at its first use.
 
     Connections, locks and background tasks of consumers live as long as the process. A
-    forked process begins a loop of its own.
+    forked process starts its own loop.
     """
 
     def __init__(self) -> None:
@@ -32,14 +32,14 @@ class Loop:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def call(self, function: Callable[..., Any], *args: Any) -> None:
-        """Have a function called in the loop."""
+        """Call a function in the loop."""
         self._begun().call_soon_threadsafe(function, *args)
 
     def run(self, awaitable: Awaitable[Any]) -> Any:
-        """Wait, in any other thread, for what is done in the loop.
+        """Run a coroutine in the loop, and wait for it in another thread.
 
         Raises:
-            BaseException: What it raises.
+            BaseException: Whatever it raises.
         """
         ending = asyncio.run_coroutine_threadsafe(_outcome(awaitable), self._begun())
         result, error = ending.result()
@@ -48,7 +48,7 @@ class Loop:
         return result
 
     def stop(self) -> None:
-        """Cancel what is still at work in it, and end it."""
+        """Cancel the tasks in the loop, and end it."""
         with self._lock:
             loop, self._loop = self._loop, None
         if loop is None:
@@ -83,7 +83,7 @@ class Loop:
 async def _outcome(
     awaitable: Awaitable[Any],
 ) -> tuple[Any, BaseException | None]:
-    # What is not an Exception would end the loop.
+    # Other exceptions than Exception would end the loop.
     try:
         return await awaitable, None
     except BaseException as error:
@@ -97,5 +97,5 @@ async def _cancel_all() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-#: That of this process.
+#: The loop of this process.
 LOOP = Loop()

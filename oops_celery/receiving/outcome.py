@@ -1,9 +1,9 @@
-"""Tasks whose outcome stands, whatever Celery's bookkeeping does afterwards.
+"""Tasks whose outcome counts, whatever happens in Celery's bookkeeping after it.
 
-When a task has ended, its message is settled: a report is stored, or is in a retry
-queue, by a confirmed publish. Celery then stores a result, calls signal handlers and
-writes its log. If something fails there, or a soft time limit comes just then, Celery
-makes a failure of it, and its request would settle the message a second time.
+When a task has ended, its message is settled: a confirmed publish has stored the report
+or sent it to a retry queue. Then Celery stores a result, calls signal handlers and
+writes its log. If that fails, or a soft time limit comes at that moment, Celery makes a
+failure of it, and its request would settle the message a second time.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from celery.utils.saferepr import saferepr
 
 logger = logging.getLogger(__name__)
 
-#: How the task at work in this thread or greenlet has ended, once it has:
-#: what it returned, and what it raised.
+#: The outcome of the task in this thread or greenlet, once it has ended: what it
+#: returned, and what it raised.
 _outcome: ContextVar[list[tuple[Any, BaseException | None]]] = ContextVar("outcome")
 
 
 class Task(celery.Task):
-    """A task whose outcome stands."""
+    """A task whose outcome counts."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run it, and remember how it ended."""
+        """Run the task, and remember its outcome."""
         ended = _outcome.get([])
         try:
             returned = self.run(*args, **kwargs)
@@ -43,7 +43,7 @@ class Task(celery.Task):
 
     @property
     def __trace__(self) -> Callable[..., Any] | None:
-        """Celery's function that runs the task, with an eye on its outcome."""
+        """Celery's function that runs the task, wrapped to keep its outcome."""
         return self._trace
 
     @__trace__.setter
@@ -56,7 +56,7 @@ class Task(celery.Task):
 def _trace(
     task: Task, tracer: Callable[..., Any], task_id: str, *args: Any, **kwargs: Any
 ) -> Any:
-    """Return what Celery's tracer makes of the task's outcome, and of nothing else."""
+    """Return Celery's result for the task's own outcome, whatever fails after it."""
     started = time.monotonic()
     ended: list[tuple[Any, BaseException | None]] = []
     token = _outcome.set(ended)

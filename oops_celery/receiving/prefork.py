@@ -1,8 +1,10 @@
-"""Celery's prefork pool, of which a lost connection to the broker touches nothing.
+"""Celery's prefork pool, in which a lost connection to the broker changes nothing.
 
-Celery's own forgets, with the connection, what its processes have not begun, and resets
-its event loop, where a message to or from a process may be half done: the process then
-waits for the other half for ever, and its next messages are taken for that.
+With the connection, Celery's own pool forgets jobs that no process has begun, and
+resets its event loop in the middle of messages to and from processes: the process waits
+for
+    the
+other half forever, or its next message is read as that half.
 """
 
 from __future__ import annotations
@@ -14,19 +16,19 @@ from weakref import WeakKeyDictionary
 
 from celery.concurrency import asynpool, prefork
 
-#: A message to or from a process, of which another part is done at each `next`.
+#: A message to or from a process; each `next` transfers another part.
 _Message = Generator[None, None, None]
 
-#: Seconds before it is looked again whether a process is still there.
+#: Seconds before checking again whether a process is alive.
 POLL = 0.5
 
 
 class _Results(asynpool.ResultHandler):
-    """Reads what processes say; goes on with what is half read."""
+    """Reads the messages of processes; finishes half-read ones."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: What is half read, by process: a file descriptor may be another's soon.
+        #: Half-read messages by process: file descriptors are reused.
         self.half_read: WeakKeyDictionary[Any, _Message] = WeakKeyDictionary()
 
     def _recv_message(
@@ -46,7 +48,7 @@ class _Results(asynpool.ResultHandler):
 
 
 class _Processes(asynpool.AsynPool):
-    """The processes, and the pipes to them."""
+    """The pool's processes, and the pipes to them."""
 
     ResultHandler = _Results
 
@@ -54,9 +56,9 @@ class _Processes(asynpool.AsynPool):
         """Keep the jobs that were handed over: each is done, and ends once."""
 
     def register_with_event_loop(self, hub: Any) -> None:
-        """Work in an event loop, which has forgotten what was half written.
+        """Go on in an event loop that has forgotten half-written messages.
 
-        Before Celery 5.7 it has forgotten the time limits too.
+        Before 5.7 Celery also forgets the time limits.
         """
         super().register_with_event_loop(hub)
         for process, writing in self._half_written():
@@ -66,16 +68,16 @@ class _Processes(asynpool.AsynPool):
                 self.on_timeout_set(job, None, job._timeout)
 
     def _track_child_process(self, process: Any, hub: Any) -> None:
-        """Wait for the end of a process, unless that was seen and its exit was not.
+        """Wait for the end of a process, unless its pipes are closed already.
 
-        Its pipes close a moment before its parent is told of its exit; that is then
-        looked for every 5 s. Celery's worker would end if it registers them meanwhile.
+        They close a moment before the parent learns of its exit, which it checks every
+        5 s. If Celery registers them in between, its worker would end.
         """
         if getattr(process, "_sentinel_poll", True) is not None:
             super()._track_child_process(process, hub)
 
     def process_flush_queues(self, process: Any) -> None:
-        """Read what a process has said before its end, the half read message first."""
+        """Read the messages of a process that has ended, the half-read one first."""
         reading = self._result_handler.half_read.pop(process, None)
         if reading is not None:
             with suppress(StopIteration, OSError, EOFError):
@@ -84,7 +86,7 @@ class _Processes(asynpool.AsynPool):
         super().process_flush_queues(process)
 
     def close(self) -> None:
-        """Take no more. What tells a process to end must not come within a message."""
+        """Take no more jobs. The order to end must not come inside a message."""
         for process, writing in self._half_written():
             self._flush_writer(process, writing)
         for process, reading in list(self._result_handler.half_read.items()):

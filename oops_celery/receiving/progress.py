@@ -1,7 +1,7 @@
-"""What became of the reports of a batch, also when its process dies in the middle.
+"""Note how far the reports of a batch have come, in case their process dies.
 
-A process tells of a batch when it is done with all of it. So each report's end is noted
-at once in memory that all processes of a worker share.
+A process returns a batch's results all together. So it also notes each outcome at once,
+in memory that all processes of a worker share.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from celery.exceptions import Reject, Retry
 from oops_celery import wire
 from oops_celery.errors import NotTaken
 
-#: Batches that are at work at the same time, at most; further ones have no notes.
+#: Most batches at work at the same time; further ones have no notes.
 BATCHES = 1024
 
-#: Reports of a batch, at most.
+#: Most reports of a batch.
 WIDTH = 32
 
 
@@ -33,13 +33,13 @@ class End(enum.IntEnum):
     BEGUN = 1
     KEPT = 2
     RETRIED = 3
-    #: It failed for good, and has been parked.
+    #: Failed for good, and parked.
     FAILED = 4
-    #: It is to go back to its queue, or ended without an outcome.
+    #: Back to its queue, or without an outcome.
     OPEN = 5
 
 
-#: Made before the first process is: those that are forked have it too.
+#: Made before the first fork, so all processes share it.
 _memory = mmap.mmap(-1, BATCHES * WIDTH)
 _free = list(range(BATCHES))
 
@@ -48,7 +48,7 @@ class Progress:
     """The notes on one batch, in the main process."""
 
     def __init__(self) -> None:
-        #: What a process needs to know; None when there is no place for notes.
+        #: Where a process writes its notes; None if there is no place left.
         self.place = _free.pop() * WIDTH if _free else None
         if self.place is not None:
             _memory[self.place : self.place + WIDTH] = bytes(WIDTH)
@@ -56,8 +56,8 @@ class Progress:
     def ends(self, reports: int) -> list[End]:
         """Return how far each report came.
 
-        Where nothing is known (a process that was not forked has other memory), each
-        may have been at work.
+        Without notes (a process that was not forked has other memory), each may have
+        been at work.
         """
         if self.place is None:
             return [End.BEGUN] * reports
@@ -65,20 +65,20 @@ class Progress:
         return ends if any(ends) else [End.BEGUN] * reports
 
     def close(self) -> None:
-        """Leave the place to another batch."""
+        """Free the place for another batch."""
         if self.place is not None:
             _free.append(self.place // WIDTH)
             self.place = None
 
 
 def note(place: int | None, number: int, end: End) -> None:
-    """Note, in a process of the pool, how far a report has come."""
+    """Note how far a report has come, in a pool process."""
     if place is not None:
         _memory[place + number] = end
 
 
 def end_of(result: Sequence[object]) -> End:
-    """Return the end that a report's result, as Celery's tracer returns it, means."""
+    """Return the `End` that a result of Celery's tracer means."""
     if not result[0]:
         return End.KEPT
     error = getattr(result[1], "exception", None)
@@ -89,21 +89,21 @@ def end_of(result: Sequence[object]) -> End:
 
 
 def is_terminated(error: ExceptionInfo) -> bool:
-    """Whether somebody has revoked a report of the batch, with ``terminate``."""
+    """Return whether a report of the batch was revoked with ``terminate``."""
     return isinstance(getattr(error.exception, "exc", error.exception), Terminated)
 
 
 def _raised(error: Exception) -> tuple[int, ExceptionInfo, float]:
-    """Return what Celery's tracer returns when a task raises an error."""
+    """Return what Celery's tracer returns if a task raises an error."""
     try:
         raise error
     except Exception:
         info = ExceptionInfo()
-    info.exception = error  # as it comes out of a process, without its traceback
+    info.exception = error  # as it comes from a process, without its traceback
     return 1, info, 0.0
 
 
-#: Ends of which is known just that they came: the process died before it told more.
+#: Results for noted outcomes whose process died before it returned them.
 TOLD: dict[End, Any] = {
     End.KEPT: (0, "'done; its process died soon after'", 0.0),
     End.RETRIED: _raised(Retry("refused; its process died soon after")),

@@ -1,4 +1,4 @@
-"""What becomes of a report that arrives: taken, filtered, refused or undecodable."""
+"""Decide what becomes of a report: taken, filtered, refused or undecodable."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 try:
     from billiard.common import terminate_handler_fired
-except ImportError:  # before 4.3.1, which a worker needs; `Receiver` needs no billiard
+except ImportError:  # before 4.3.1, which a worker needs; `Receiver` does not
 
     def terminate_handler_fired() -> bool:
-        """Say whether the pool is ending this process: there is no pool."""
+        """Return whether the pool ends this process: there is no pool."""
         return False
 
 
@@ -28,10 +28,10 @@ def receive(config: oops.Config | Repository, body: bytes) -> list[str] | None:
         body: The message body.
 
     Returns:
-        The ids that the publisher gave (taken), or None (filtered).
+        The ids that the publisher returned (taken), or None (filtered).
 
     Raises:
-        wire.Undecodable: The body is no report. It never will be one.
+        wire.Undecodable: The body is not a report, and never will be.
         NotTaken: The publisher raised an exception or returned an empty list.
     """
     report = wire.decode(body)
@@ -42,9 +42,9 @@ def receive(config: oops.Config | Repository, body: bytes) -> list[str] | None:
             ids = config.publish(report)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # whatever the operator's publishers do
+    except BaseException as error:  # an operator's publisher may raise anything
         if terminate_handler_fired():
-            raise  # the pool ends this process; the worker sends the report again
+            raise  # the pool ends this process; the worker requeues the report
         raise NotTaken(f"{type(error).__name__}: {error}") from error
     if ids is None:
         return None

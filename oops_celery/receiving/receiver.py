@@ -1,4 +1,4 @@
-"""Receiver: takes reports from a queue in a program of one's own, without a worker."""
+"""Receive reports from a queue in a program of one's own, without a worker."""
 
 from __future__ import annotations
 
@@ -27,64 +27,64 @@ if TYPE_CHECKING:
 #: Seconds without a broker after which `Receiver.run_forever` gives up.
 GIVE_UP_AFTER = 120.0
 
-#: Seconds between two tries to connect.
+#: Seconds between two attempts to connect.
 CONNECT_PAUSE = 0.1
 
-#: Seconds that connecting, an answer of the broker, or sending a message may take.
+#: Seconds for connecting, an answer of the broker, or sending a message.
 RECEIVER_TIMEOUT = 5.0
 
-#: Seconds between two looks at `Receiver.stopping`.
+#: Seconds between two checks of `Receiver.stopping`.
 POLL = 0.5
 
-#: Seconds that a message which nobody took is held.
+#: Seconds that a refused message is held.
 RECEIVER_PAUSE = 5.0
 
-#: Messages that the broker hands out before one of them is acknowledged. While some
-#: are held, the others go on.
+#: Prefetch count. While some messages are held, the others go on.
 PREFETCH = 10
 
-#: No broker, or no longer. Anything else that the broker says (a wrong password, no
-#: such queue) is not cured by waiting.
+#: The broker is away. Waiting does not help against its other errors (a wrong password,
+#: a missing queue).
 CONNECTION_ERRORS = (OSError, amqp.ConnectionError, OperationalError)
 
 logger = logging.getLogger(__name__)
 
 
 class Receiver:
-    """Receive reports from a queue; takes the place of `oops_amqp.Receiver`.
+    """Receive reports from a queue, in place of `oops_amqp.Receiver`.
 
     ::
 
         receiver = oops_celery.Receiver(config, connection_factory, "oopses")
         receiver.run_forever()
 
-    Nothing is declared, and nothing is lost. A message is acknowledged when
+    It declares nothing and loses nothing. It acknowledges a message when
 
-    - the config has taken or filtered it;
-    - the config has refused it (an exception, or no id), and the broker has confirmed
-      a copy of it at the end of its queue. The copy is sent after 5 seconds, in which
-      others go on;
-    - it is no report, and the broker has confirmed it in the queue
-      ``<queue_name>.dead``, with headers that say why (see `deadletters`). Where there
-      is no such queue, it goes to the end of its queue, as if it had been refused.
+    - the config took or filtered the report;
+    - the config refused it (an exception, or no id), and the broker confirmed a copy of
+      it at the end of its queue. The copy is sent after 5 seconds, in which others go
+      on;
+    - it is not a report, and the broker confirmed it in the queue
+      ``<queue_name>.dead``, with headers that give the reason (see
+      `oops_celery.dead_letters.park`). Without such a queue, it goes to the end of its
+      queue, like a refused one.
 
-    A message that cannot be sent (a broker in trouble, no permission) stays in hand,
-    10 of them at most, and is tried again every 5 seconds. What is in hand when the
-    connection ends is in its queue again.
+    A message that cannot be sent (a broker in trouble, no permission) is held, 10 of
+    them at most, and tried again every 5 seconds. Held messages are in their queue
+    again when the connection ends.
 
     Args:
         config: Its `publish` takes the reports.
         connection_factory: Returns a new `amqp.Connection`, or a `kombu.Connection` to
             an AMQP broker. Called again for each further connection.
-        queue_name: The queue to take the reports from.
+        queue_name: The queue of the reports.
 
     Attributes:
-        stopping: Set it, from any thread, to end `run_forever` within a second, as soon
-            as the report at work is done.
+        stopping: Set it, from any thread, to end `run_forever` within a second after
+            the current report.
         sentinel: Bytes; a message with this body ends `run_forever`.
-        went_bad: The `time.monotonic` since when there is no broker; or None.
+        went_bad: The `time.monotonic` since when the broker is away; or None.
         connection: The latest connection; None before the first one.
-        channel: Its channel, on which messages are acknowledged.
+        channel: Its channel, which acknowledges messages.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Receiver:
         self.stopping = False
         self.sentinel: bytes | None = None
         self.went_bad: float | None = None
-        #: Messages that nobody took, and when each is to be sent again.
+        #: Refused messages, and when to send each again.
         self._held: deque[tuple[float, amqp.Message]] = deque()
         self._sender = Sender(lambda: self.connection_factory(), RECEIVER_TIMEOUT)
 
@@ -109,16 +109,15 @@ class Receiver:
         return f"<{type(self).__name__} of queue {self.queue_name!r}>"
 
     def run_forever(self) -> None:
-        """Receive until `stopping` is set or the sentinel comes.
+        """Receive until `stopping` is set or the sentinel arrives.
 
         A lost connection is replaced.
 
         Raises:
-            OSError, amqp.ConnectionError, kombu.exceptions.OperationalError: There was
-                no broker for 120 seconds, this is what the last try met; or it is not
-                to be had by waiting (no such virtual host, an unknown certificate).
-            amqp.ChannelError: The broker does not let us (no such queue, wrong
-                password).
+            OSError, amqp.ConnectionError, kombu.exceptions.OperationalError: The broker
+                was away for 120 seconds, with this last error; or waiting does not help
+                (no such virtual host, an unknown certificate).
+            amqp.ChannelError: The broker refuses (no such queue, wrong password).
         """
         self.stopping = False
         self.went_bad = None
@@ -159,13 +158,13 @@ class Receiver:
             link.close()
 
     def _subscribe(self) -> deque[amqp.Message]:
-        """Return where messages will arrive."""
+        """Consume; return the queue in this process where messages arrive."""
         arrived: deque[amqp.Message] = deque()
-        self._held.clear()  # they are in the queue again
+        self._held.clear()  # they are in their queue again
         self.channel = self.connection.channel()
-        self.channel.auto_decode = False  # the bytes as they came
+        self.channel.auto_decode = False  # bodies stay bytes
         self.channel.basic_qos(0, PREFETCH, False)
-        # Not handled while py-amqp reads: its timeout would be that of our answers.
+        # Not handled while py-amqp reads: its timeout would apply to our answers.
         self.channel.basic_consume(self.queue_name, callback=arrived.append)
         if self.went_bad is not None:
             logger.info("queue %s is received from again", self.queue_name)
@@ -251,7 +250,7 @@ class Receiver:
         return True
 
     def _send_again(self) -> None:
-        """Send what was held long enough to the end of its queue."""
+        """Send messages that were held long enough to the end of their queue."""
         while self._held and self._held[0][0] <= time.monotonic():
             _, message = self._held.popleft()
             try:

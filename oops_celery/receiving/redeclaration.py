@@ -1,7 +1,8 @@
-"""What the broker refused to declare is declared again, until it is there.
+"""Declare again what the broker refused, until it accepts.
 
-Another program may make an exchange later, or a right may be given later. Without this
-a queue would stay unbound until the next lost connection, and messages would be lost.
+Another program may declare an exchange later, or a right may be granted later.
+Otherwise a queue would stay unbound until the next lost connection, and messages would
+be lost.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds before it is tried again: at first, and at most.
+#: Seconds before the next try: at first, and at most.
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 8.0
 
-#: What may be granted later, and costs a channel at most: no right, not there, another
-#: connection's own. A difference (406) stays, and others close the connection.
+#: Refusals that may end, and cost a channel at most: no right, not found, another
+#: connection's exclusive queue. A difference (406) stays; others close the connection.
 LATER = {amqp.AccessRefused.code, amqp.NotFound.code, amqp.ResourceLocked.code}
 
 
 class Refused:
-    """What the broker refuses of a topology, logged when it is new and at its end.
+    """The broker's refusals of a topology, logged when they begin and end.
 
     Args:
         topology: The topology; its warnings are logged with the first refusals.
@@ -36,15 +37,15 @@ class Refused:
 
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
-        #: All that it refused when it was last asked.
+        #: All refusals of the last declaration.
         self.now: list[Refusal] = []
         self._said: set[str] = set()
 
     def note(self, refusals: list[Refusal]) -> None:
-        """Log what has changed.
+        """Log the changes.
 
         Args:
-            refusals: All that the broker refuses now.
+            refusals: All current refusals.
         """
         warnings, source = self._topology.warnings, self._topology.source
         for level, problem in (
@@ -77,12 +78,12 @@ class Redeclaration(bootsteps.StartStopStep):
         self._timer: Any = None
 
     def start(self, consumer: Any) -> None:
-        """Wait for the first try; called again after each loss of the connection."""
+        """Schedule the first try; called again after each lost connection."""
         self._pause = FIRST_PAUSE
         self._wait(consumer)
 
     def stop(self, _: Any) -> None:
-        """Try no more."""
+        """Stop trying."""
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
@@ -97,12 +98,12 @@ class Redeclaration(bootsteps.StartStopStep):
 
     def _declare(self, consumer: Any, connection: Any) -> None:
         if consumer.connection is not connection or not connection.connected:
-            return  # it was lost, and all is declared on the next one
+            return  # it was lost: the next connection declares everything
         raw = connection.connection
         refused = consumer.refused
         missing = list(filter(_may_be_granted, refused.now))
         again = consumer.app.topology.part(missing).declare(connection.channel)
-        # A queue whose binding is missing may be refused for a difference as well.
+        # A queue without its binding may also be refused for a difference.
         refused.note([*{*refused.now} - {*missing} - {*again}, *again])
         if connection.connection is not raw:
             raise amqp.RecoverableConnectionError("a refusal has closed the connection")

@@ -1,4 +1,4 @@
-"""What the repository refuses: counted in the worker, and said once a minute."""
+"""Count the reports that the repository refuses, and log them once a minute."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ if TYPE_CHECKING:
 #: Seconds between two warnings.
 WARNING_INTERVAL = 60.0
 
-#: Seconds between two looks at whether a warning is due.
+#: Seconds between two checks whether a warning is due.
 TICK = 5.0
 
-#: Characters of a reason that are told.
+#: Most characters of a reason.
 MOST = 300
 
 logger = logging.getLogger(__name__)
 
 
 class Refusals:
-    """Counts reports that were refused, for the log and for ``doctor``.
+    """Counts refused reports, for the log and for ``doctor``.
 
-    The first refusal is said at once. From then on there is a line a minute while there
-    are more, and one when reports are taken again. Safe to use from many threads.
+    The first refusal is logged at once. Then there is a line a minute while there are
+    more, and one when reports are taken again. Safe with many threads.
 
     Args:
-        clock: Tells the seconds, as `time.monotonic`.
+        clock: Returns seconds, as `time.monotonic`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._told_at: float | None = None
-        #: Since the last line.
+        #: Since the last warning.
         self._refused = self._taken = 0
-        #: Since the trouble began; it is over where this is 0.
+        #: Since the trouble began; 0 when it is over.
         self._total = 0
         self._known: dict[str, Any] = {}
 
     def refused(self, reason: str, place: str) -> None:
-        """Count a report that was refused.
+        """Count a refused report.
 
         Args:
             reason: Why.
@@ -73,7 +73,7 @@ class Refusals:
             self._taken += 1
 
     def tell(self) -> None:
-        """Log what is to be said now."""
+        """Log a warning if one is due."""
         with self._lock:
             now = self._clock()
             if self._told_at is not None and now - self._told_at < WARNING_INTERVAL:
@@ -82,7 +82,7 @@ class Refusals:
             if not total or not (refused or taken):
                 return
             first = self._told_at is None
-            # When reports are taken again, the next refusal is the first one.
+            # When reports are taken again, the next refusal counts as the first.
             self._told_at = now if refused else None
             self._refused = self._taken = 0
             self._total = total if refused else 0
@@ -105,12 +105,12 @@ class Refusals:
             )
 
     def known(self) -> dict[str, Any]:
-        """Return how many were refused, since when, and why the last one was."""
+        """Return the number of refusals, since when, and the last reason."""
         with self._lock:
             return {"refused": self._total, **self._known}
 
 
-#: Those of this worker.
+#: The counter of this worker.
 refusals = Refusals()
 
 
@@ -130,10 +130,10 @@ def last_reason(
     """Ask workers why they had a report refused; return the newest reason in words.
 
     Args:
-        app: Knows how to ask.
+        app: Its `control` asks.
         connection: kombu's connection to the broker.
-        workers: Their names; those of others would log that they don't know this.
-        timeout: Seconds that they may take.
+        workers: Their names; workers of other apps would log an error.
+        timeout: Seconds for their answers.
     """
     if not workers:
         return "unknown, as no worker was heard"

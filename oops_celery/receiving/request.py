@@ -1,4 +1,4 @@
-"""A message at work in the worker: how it ends when Celery would lose it."""
+"""A message while the worker processes it: Celery would lose it at some ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from oops_celery.errors import NotTaken, Undecodable
 from oops_celery.receiving import suspects
 from oops_celery.receiving.refusals import refusals
 
-#: What a task raises to say what becomes of its message; and a revoked one's end.
+#: Exceptions by which a task decides about its message, or by which it was revoked.
 ANSWERS = (Reject, Ignore, Retry, Terminated)
 
 #: Ends of a process.
@@ -27,34 +27,34 @@ logger = logging.getLogger(__name__)
 
 
 class Request(celery.worker.request.Request):
-    """A message at work in the worker."""
+    """A message while the worker processes it."""
 
-    #: Ends of a message that is settled: somewhere else, or answered, by the task.
+    #: Exceptions after which the task itself has settled the message.
     settled: tuple[type[BaseException], ...] = ANSWERS
 
     def info(self, safe: bool = False) -> dict[str, Any]:
-        """Tell about the task, and never about what is in the report."""
+        """Describe the task without the content of its report."""
         return super().info(safe=True)  # type: ignore[no-any-return]
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002
-        """Send an event: one that cannot be sent changes nothing for the message."""
+        """Send an event; if that fails, nothing changes for the message."""
         try:
             super().send_event(type, **fields)
         except Exception:
             logger.exception("the event %s of %s is not sent", type, self.id)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
-        """Give back a message that ended by chance: Celery would acknowledge it.
+        """Requeue a message whose task was interrupted: Celery would acknowledge it.
 
-        A soft time limit, say, may come at any moment.
+        A soft time limit may come at any moment, for example.
         """
         error = _error_of(exc_info)
         if isinstance(error, self.settled):
             if not isinstance(error, ANSWERS):
-                self.acknowledge()  # before Celery 5.7, it would reject the message
+                self.acknowledge()  # before 5.7 Celery would reject the message
             return super().on_failure(exc_info, *args, **kwargs)
         if self._already_cancelled:
-            # By the signal that ended its process: the message comes again by itself.
+            # A signal ended its process: the message is delivered again.
             if isinstance(error, (SystemExit, KeyboardInterrupt)):
                 return task_ready(self)
             return super().on_failure(exc_info, *args, **kwargs)
@@ -63,14 +63,14 @@ class Request(celery.worker.request.Request):
         return self.reject(requeue=True)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """Give back a message that was too slow: before 5.7, Celery keeps it."""
+        """Requeue a message that was too slow: before 5.7, Celery keeps it."""
         super().on_timeout(soft, timeout)
         if not soft:
             self.reject(requeue=True)
 
 
 def _is_stopping() -> bool:
-    """Whether the worker was told to end, and perhaps all its processes with it."""
+    """Return whether the worker is ending, and perhaps all its processes with it."""
     return any(
         told is not None and told is not False
         for told in (state.should_stop, state.should_terminate)
@@ -83,13 +83,13 @@ def _error_of(exc_info: Any) -> BaseException:
 
 
 def _raised(exc_info: Any) -> Any:
-    """Return what the task raised; a `Retry` itself, not its reason."""
+    """Return the task's exception; a `Retry` itself, not its reason."""
     error = exc_info.exception
     return error.exc if isinstance(error, ExceptionWithTraceback) else error
 
 
 class ReportRequest(Request):
-    """A report at work in the worker."""
+    """A report while the worker processes it."""
 
     settled = (NotTaken, Undecodable, *ANSWERS)
 
@@ -116,7 +116,7 @@ class ReportRequest(Request):
         super().on_retry(exc_info)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
-        """Park a report that ended by chance, or took its process along, once more."""
+        """Park a report whose process was interrupted or died for the second time."""
         error = _error_of(exc_info)
         if isinstance(_raised(exc_info), NotTaken):
             refusals.refused(str(error), "the dead letters")

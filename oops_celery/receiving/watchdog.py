@@ -1,6 +1,6 @@
-"""The last line against a worker that is stuck: it says so, and takes a new connection.
+"""The last resort for a stuck worker: log it, and take a new connection.
 
-Nothing is known that could bring that about; the fault suite fails if it ever happens.
+No cause for this is known; the fault suite fails if it ever happens.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 from celery import bootsteps
 from celery.worker import state
 
-#: Seconds between two looks, and looks in a row that must find the same.
+#: Seconds between two checks, and the number of equal checks that count as stuck.
 LOOK_INTERVAL = 5.0
 LOOKS = 6
 
-#: What the log says.
+#: The text in the log.
 STUCK = "stuck: it has messages, and has begun none"
 
 logger = logging.getLogger(__name__)
 
 
 class Watchdog(bootsteps.StartStopStep):
-    """A step of Celery's consumer that looks whether messages are begun.
+    """A step of Celery's consumer that checks whether messages are begun.
 
     Args:
         consumer: Celery's consumer.
@@ -34,20 +34,20 @@ class Watchdog(bootsteps.StartStopStep):
 
     def __init__(self, _: Any, **__: Any) -> None:
         self._timer: Any = None
-        #: Looks in a row that found messages, and none of them at work; and how many
-        #: had been begun, ever, at the first of them.
+        #: Checks in a row that found waiting messages and none at work; and the number
+        #: of messages begun, ever, at the first of them.
         self._looks = 0
         self._begun = 0
 
     def start(self, consumer: Any) -> None:
-        """Look from now on."""
+        """Start checking."""
         self._looks = 0
         self._timer = consumer.timer.call_repeatedly(
             LOOK_INTERVAL, self._look, (consumer,)
         )
 
     def stop(self, _: Any) -> None:
-        """Look no longer."""
+        """Stop checking."""
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
@@ -56,7 +56,7 @@ class Watchdog(bootsteps.StartStopStep):
         begun = state.all_total_count[0]
         batches = consumer.batches
         if batches:
-            batches.begin()  # the pool may have grown, which nobody tells
+            batches.begin()  # the pool may have grown, which no event tells
         busy = state.active_requests or (batches and batches.is_at_work)
         if busy or not state.reserved_requests or begun != self._begun:
             self._looks, self._begun = 0, begun
@@ -77,6 +77,6 @@ class Watchdog(bootsteps.StartStopStep):
         )
         if consumer.batches:
             consumer.batches.forget()
-        with suppress(AttributeError, OSError):  # not AMQP; or it is lost already
+        with suppress(AttributeError, OSError):  # not AMQP, or lost already
             raw = consumer.connection.connection
             raw.transport.sock.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""Celery's worker, started once everything that it needs is there."""
+"""Celery's worker, which starts only if everything that it needs is there."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ logger = logging.getLogger("amqp-dispatcher")
 class Worker(celery.apps.worker.Worker):
     """A worker for the reports and for the consumers of the topology.
 
-    The pool has a place for each of the latter's instances, beside those that
-    ``--concurrency`` asks for: so neither keeps the other waiting.
+    The pool has a place for each consumer instance with ``prefork: true``, beside those
+    of ``--concurrency``, so neither keeps the other waiting.
     """
 
-    #: Messages that are prefetched for each place of the pool.
+    #: Messages to prefetch for each place of the pool.
     prefetch_multiplier: int
     pool_cls: type[BasePool]
 
@@ -51,7 +51,7 @@ class Worker(celery.apps.worker.Worker):
 
     @property
     def places(self) -> int:
-        """Places of the pool for the consumers that ask for a process."""
+        """Places of the pool for consumers that ask for a process."""
         return sum(
             entry.consumer_count
             for entry in self.app.topology.consumers
@@ -59,14 +59,14 @@ class Worker(celery.apps.worker.Worker):
         )
 
     def on_before_init(self, **kwargs: Any) -> None:
-        """Check what can be checked without a broker."""
+        """Check everything that needs no broker."""
         with for_a_person():
             check_worker_options(self.app, kwargs)
             _check(self.app)
         super().on_before_init(**kwargs)
 
     def prepare_args(self, autoscale: Any = None, **kwargs: Any) -> dict[str, Any]:
-        """Have what ``--autoscale`` asks for beside the places for consumers."""
+        """Add the places for consumers to ``--autoscale``."""
         if autoscale:
             most, least = autoscale
             if most < 1 or least < 0:
@@ -74,12 +74,12 @@ class Worker(celery.apps.worker.Worker):
                     raise SettingsError(
                         f"--autoscale={most},{least}: must be at least one process"
                     )
-            # Where there is none at first, nothing limits what is prefetched.
+            # With no place at first, nothing would limit the prefetch.
             autoscale = most + self.places, max(least, 1) + self.places
         return dict(super().prepare_args(autoscale=autoscale, **kwargs))
 
     def on_init_blueprint(self) -> None:
-        """Set logging up, then call the startup handler: nothing is connected yet."""
+        """Set up logging, then call the startup handler, before anything connects."""
         super().on_init_blueprint()
         logs.escape_all()
         if self.pool_cls is prefork.TaskPool:
@@ -91,7 +91,7 @@ class Worker(celery.apps.worker.Worker):
             and setting not in self.app.oops.celery
             and self.pool_cls.uses_semaphore
         ):
-            self.prefetch_multiplier = 2 * MAX_REPORTS  # a batch at work, and the next
+            self.prefetch_multiplier = 2 * MAX_REPORTS  # one at work, and the next
         topology = self.app.topology
         self.concurrency += self.places
         grows = self.pool_cls.uses_semaphore or hasattr(self.pool_cls, "grow")
@@ -106,10 +106,10 @@ class Worker(celery.apps.worker.Worker):
 
 
 class Autoscaler(celery.worker.autoscale.Autoscaler):
-    """Celery's, for ``celery control autoscale``: beside the places for consumers."""
+    """Celery's autoscaler; its commands do not count the consumers' places."""
 
     def update(self, max: int | None = None, min: int | None = None) -> Any:  # noqa: A002
-        """Change how many places there are at most, and at least, for reports."""
+        """Change the most and the least number of places for reports."""
         places: int = self.worker.places
         most, least = super().update(
             None if max is None else max + places, None if min is None else min + places
@@ -119,7 +119,7 @@ class Autoscaler(celery.worker.autoscale.Autoscaler):
 
 @control_command(args=[("queue", str)], signature="<queue>")
 def add_consumer(state: Any, queue: str, **_: Any) -> dict[str, str]:
-    """Take reports again, after cancel_consumer; from our queue alone."""
+    """Consume our queue again after cancel_consumer; no other queue."""
     own = state.app.oops.queue
     if queue != own:
         return {"error": f"this worker takes reports from {own} alone; set OOPS_QUEUE"}
@@ -128,10 +128,10 @@ def add_consumer(state: Any, queue: str, **_: Any) -> dict[str, str]:
 
 
 def _check(app: App) -> None:
-    """Check the settings, and what the topology names in Python.
+    """Check the settings, and the Python objects that the topology names.
 
     Raises:
-        SettingsError, TopologyError: Something cannot be used; every mistake is named.
+        SettingsError, TopologyError: Something cannot be used; names every mistake.
     """
     topology, queue = app.topology, app.oops.queue
     if topology.queue(queue) is not None:
@@ -165,7 +165,7 @@ def _call(handler: str) -> None:
 
 @signals.worker_process_init.connect
 def _call_again(**_: Any) -> None:
-    """Call the startup handler in a process that consumers run in, too."""
+    """Call the startup handler in a pool process for consumers, too."""
     from oops_celery.celery import app
 
     topology = app.topology
@@ -180,8 +180,8 @@ def _call_again(**_: Any) -> None:
 def _freeze(**_: Any) -> None:
     """Exempt what a pool process has loaded from garbage collection (`gc.freeze`).
 
-    Celery's record of a failure has some 400 KB, in cycles. If Python has to look at
-    all that a process has loaded too, it collects so seldom that they become 100 MB.
+    Celery's record of a failure holds some 400 KB, in cycles. If Python had to scan all
+    loaded objects too, it would collect so seldom that they become 100 MB.
     """
     gc.freeze()
 
@@ -190,7 +190,7 @@ def _set_up_logging(**_: Any) -> None:
     path = os.environ[LOGGING_FILE_CONFIG]
     try:
         logging.config.fileConfig(path, disable_existing_loggers=False)
-    except Exception as error:  # it evaluates expressions: anything may happen in it
+    except Exception as error:  # the file may contain any expression
         with for_a_person():
             raise SettingsError(
                 f"{LOGGING_FILE_CONFIG}={path!r}: {type(error).__name__}: {error}; it "
@@ -199,5 +199,5 @@ def _set_up_logging(**_: Any) -> None:
 
 
 if os.environ.get(LOGGING_FILE_CONFIG):
-    # Where somebody is connected here, Celery leaves logging alone.
+    # If this signal has a receiver, Celery leaves logging alone.
     signals.setup_logging.connect(_set_up_logging)
