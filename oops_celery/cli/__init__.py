@@ -1,9 +1,9 @@
-"""The commands, one module a command.
+"""The command ``oops-celery``, with a module for each of its commands.
 
-`COMMANDS` has the names; each module has a click command named ``command``. It is
-imported when it is asked for, and imports pydantic, Celery and rich when it runs: so
-``--help`` is quick, and so is every command of Celery's, which imports this package to
-find ``celery -A oops_celery oops``.
+`COMMANDS` has the names; each module in ``commands/`` has a click command named
+``command``. A module is imported when its command is used, and imports pydantic, Celery
+and rich when it runs. So ``--help`` is quick, and so are Celery's commands, which
+import this package to find ``celery -A oops_celery oops``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import oops_celery
 from oops_celery import logs
 from oops_celery.cli.exits import EXIT_CODES, INTERRUPTED, well_ended
 
-#: The commands there are: the names of the modules here, with ``-`` for ``_``.
+#: The names of the modules in ``commands/``, with ``-`` for ``_``.
 COMMANDS = (
     "dead",
     "doctor",
@@ -36,7 +36,7 @@ COMMANDS = (
 
 
 class Group(click.Group):
-    """A group that says which command may be meant by a misspelt one."""
+    """A group that suggests the command that a misspelt one may mean."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -55,14 +55,14 @@ class Group(click.Group):
 
 
 class _Commands(Group):
-    """A group that imports a command when it is asked for."""
+    """A group that imports a command when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands' names."""
         return sorted({*super().list_commands(ctx), *COMMANDS})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command, or None where there is none of that name."""
+        """Return a command, or None if there is none of that name."""
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
         module = import_module(f"{__name__}.commands.{cmd_name.replace('-', '_')}")
@@ -74,8 +74,8 @@ class _Commands(Group):
         with well_ended():
             return super().main(*args, **kwargs)
 
-    # Celery's program, whose command this is too, calls these two; and in `main` click
-    # would make exit code 1 of a pipe whose reader has gone.
+    # Celery's program, which has this command too, calls these two; and in `main` click
+    # would exit with 1 when the reader of a pipe has gone.
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Read the arguments, or show the help."""
@@ -83,9 +83,9 @@ class _Commands(Group):
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> None:
-        """Run a command; Ctrl-C ends it with an exit code of its own.
+        """Run a command; Ctrl-C ends it with its own exit code.
 
-        Settings that cannot be used, and packages that are missing, are a line.
+        Unusable settings and missing packages are one-line errors.
         """
         with well_ended():
             try:
@@ -95,7 +95,7 @@ class _Commands(Group):
                     raise
                 from oops_celery.cli.broker import CannotTell
 
-                # The app's own, of the settings or the file; a worker ends with 1.
+                # The app's error about settings or the file; a worker exits with 1.
                 raise CannotTell(error.message) from None
             except ImportError as error:
                 from oops_celery.cli.broker import CannotTell
@@ -128,7 +128,7 @@ Each command is also one of Celery's:
 )
 @click.version_option(oops_celery.__version__, prog_name="oops-celery")
 def main() -> None:
-    """Escape what is logged: ids and exceptions may hold what strangers typed."""
+    """Escape what is logged: ids and exceptions may contain user input."""
     handler = logging.StreamHandler()
     handler.addFilter(logs.escape)
     logging.basicConfig(handlers=[handler], format="%(message)s", level="WARNING")

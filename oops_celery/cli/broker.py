@@ -1,4 +1,4 @@
-"""Options, connecting, and exit code 2 for the commands that talk to a broker."""
+"""Options and connecting for commands that talk to a broker; exit code 2."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ if TYPE_CHECKING:
     from oops_celery.topology.model import Topology
     from oops_celery.transport.link import Link
 
-#: Seconds that the broker may take to let us in, and for each answer after that.
+#: Seconds for connecting to the broker, and for each answer after that.
 BROKER_TIMEOUT = 3.0
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class CannotTell(click.ClickException):
-    """The command cannot do its work: a line on standard error, and exit code 2."""
+    """The command cannot do its work: one line on standard error, and exit code 2."""
 
     exit_code = 2
 
     def format_message(self) -> str:
-        """Return what is said: nothing in it does anything to a terminal."""
+        """Return the message without control characters."""
         from oops_celery.cli.console import escaped
 
         return "\n".join(map(escaped, self.message.splitlines()))
 
 
 def file_option(command: _F) -> _F:
-    """Give a command the option ``--file``."""
+    """Add the option ``--file`` to a command."""
     return click.option(
         "--file",
         type=click.Path(),
@@ -43,7 +43,7 @@ def file_option(command: _F) -> _F:
 
 
 def management_option(command: _F) -> _F:
-    """Give a command the option ``--management-url``."""
+    """Add the option ``--management-url`` to a command."""
     return click.option(
         "--management-url",
         envvar="OOPS_MANAGEMENT_URL",
@@ -56,12 +56,12 @@ def management_option(command: _F) -> _F:
 
 @contextmanager
 def telling_why() -> Iterator[None]:
-    """Turn what is wrong with the settings or the file into exit code 2."""
+    """Turn errors of the settings or the topology file into exit code 2."""
     try:
         yield
     except ValueError as error:  # SettingsError, TopologyError
         raise CannotTell(str(error)) from None
-    except click.ClickException as error:  # the same, as the app puts it
+    except click.ClickException as error:  # the same, by the app
         raise CannotTell(error.message) from None
 
 
@@ -74,7 +74,7 @@ def loaded(app: App, file: str | None) -> Topology:
 
 
 def broker_name(app: App) -> str:
-    """Return the broker as it may be shown: without user and password."""
+    """Return the broker's URL without user and password."""
     from oops_celery.settings import hide_password
 
     with telling_why():
@@ -84,10 +84,10 @@ def broker_name(app: App) -> str:
 
 @contextmanager
 def connected(app: App, any_broker: bool = False) -> Iterator[Link]:
-    """Connect to a RabbitMQ; what goes wrong there ends the command.
+    """Connect to a RabbitMQ; an error ends the command.
 
-    The link has kombu's connection, on which each wait has an end. With ``any_broker``
-    it may be one of kombu's other transports: then ``link.raw`` is None.
+    The link has kombu's connection, with a limit on each wait. With ``any_broker`` it
+    may use another transport of kombu's: then ``link.raw`` is None.
     """
     from amqp.exceptions import ConnectionError as AMQPConnectionError
 
@@ -112,7 +112,7 @@ def connected(app: App, any_broker: bool = False) -> Iterator[Link]:
 
 
 def management(url: str, app: App) -> Management:
-    """Return the management API at a URL, with the broker's user for a default."""
+    """Return the management API at a URL, by default with the broker's user."""
     from oops_celery.errors import ManagementError
     from oops_celery.operations.management import Management
 

@@ -1,4 +1,4 @@
-"""How a command speaks: to a terminal of any width, or into a pipe."""
+"""Print to a terminal of any width, or into a pipe."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from contextlib import contextmanager, redirect_stdout
 from rich.console import Console
 from rich.text import Text
 
-#: Columns that a line has at least, however narrow the terminal says it is.
+#: Least columns of a line, however narrow the terminal claims to be.
 MIN_WIDTH = 20
 
 
 def say(console: Console, text: str, label: str = "", style: str = "") -> None:
-    """Print one thing: wrapped for a reader, on one line for a program.
+    """Print one text: wrapped for a person, on one line for a program.
 
-    A terminal is wrapped to its width, and so is anything where COLUMNS is set. A pipe
-    gets one line, so that grep finds all of it.
+    A terminal wraps at its width, and so does any output if COLUMNS is set. A pipe gets
+    one line, so that grep finds all of it.
 
     Args:
-        console: Where to.
-        text: What; control characters and what the encoding lacks are escaped.
-        label: What to begin with, in `style`.
+        console: The console.
+        text: The text; control characters, and what the encoding lacks, are escaped.
+        label: Its beginning, in `style`.
         style: A style of rich.
     """
     line = Text.assemble((label, style), escaped(text, console.encoding))
@@ -38,7 +38,7 @@ def say(console: Console, text: str, label: str = "", style: str = "") -> None:
 
 
 def escaped(text: str, encoding: str = "utf-8") -> str:
-    """Return text that does nothing to a terminal, and that `encoding` has."""
+    """Return a text without control characters, which `encoding` can encode."""
     safe = "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode()
         for char in text
@@ -50,10 +50,10 @@ def escaped(text: str, encoding: str = "utf-8") -> str:
 def others_on_stderr() -> Iterator[None]:
     """Send what other people's code prints to standard error.
 
-    Also what it has programs of its own print, and what it prints when the process
-    ends: standard output is for the command alone, which may be writing JSON.
+    So too what programs that it starts print, and what it prints at the end of the
+    process: standard output is for the command alone, which may write JSON.
     """
-    if sys.stdout is None:  # closed by the shell: there is nothing to keep clean
+    if sys.stdout is None:  # closed by the shell: nothing to keep clean
         yield
         return
     sys.stdout.flush()
@@ -67,5 +67,5 @@ def others_on_stderr() -> Iterator[None]:
             sys.__stdout__.flush()
         os.dup2(ours, 1)
         os.close(ours)
-        # The last to register is the first to be called.
+        # The last to register is called first.
         atexit.register(setattr, sys, "stdout", sys.__stderr__)

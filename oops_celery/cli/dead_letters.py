@@ -1,4 +1,4 @@
-"""What the commands of ``oops-celery dead`` share: choosing, asking, telling."""
+"""What the commands of ``oops-celery dead`` share: choose letters, confirm, report."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from oops_celery.dead_letters.search import Found, in_messages
 from oops_celery.errors import ExportError, NoMatch, QueueError
 from oops_celery.wire.ids import resolve
 
-#: Columns that a table needs so that whole ids have room in it.
+#: Columns of a table that has room for whole ids.
 WIDE = 110
 
-#: Characters of an id where it has no room, if they tell it from the others.
+#: Characters of a shortened id, if they tell it from the others.
 SHORT_ID = 13
 
 #: Columns of a type; a longer one is folded.
 TYPE_WIDTH = 20
 
-#: Candidates and failures that are named at most.
+#: Most candidates and failures to name.
 NAMED = 20
 
 _AGO = re.compile(r"(\d+)([smhdw])")
@@ -51,29 +51,29 @@ def since(text: str) -> datetime:
     """Return the time that ``2h``, ``3d`` or an ISO time means; UTC by default.
 
     Raises:
-        ValueError, OverflowError: It means none.
+        ValueError, OverflowError: It is not a time.
     """
     if ago := _AGO.fullmatch(text):
         length = timedelta(**{_UNITS[ago[2]]: int(ago[1])})
         return datetime.now(timezone.utc) - length
-    # Python 3.10 does not know the Z.
+    # Python 3.10 does not parse the Z.
     time = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text))
     return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
 
 
 class Failed(click.ClickException):
-    """The command failed: a line on standard error, and exit code 1."""
+    """The command failed: one line on standard error, and exit code 1."""
 
     def show(self, *_: object, **__: object) -> None:
-        """Say it, so that it does nothing to a terminal."""
+        """Print the message without control characters."""
         say_error(f"Error: {self.message}")
 
 
 class Choice:
-    """Which messages a command is about.
+    """The messages that a command is about.
 
     Raises:
-        click.UsageError: Nothing was said, or two things at once.
+        click.UsageError: Nothing was chosen, or in two ways at once.
     """
 
     def __init__(self, ids: Sequence[str], everything: bool, kind: str | None) -> None:
@@ -83,7 +83,7 @@ class Choice:
         self._kind = kind
 
     def of(self, letters: list[Letter]) -> list[Letter]:
-        """Return those that are meant.
+        """Return the chosen messages.
 
         Raises:
             Failed: An id names none of them, or more than one.
@@ -106,7 +106,7 @@ class Choice:
 
 
 def tell_candidates(error: NoMatch, letters: Iterable[Letter | Found]) -> None:
-    """Say which ids somebody may have meant."""
+    """Print the ids that somebody may have meant."""
     say_error(f"{error.part}: {error}{':' if error.candidates else ''}")
     by_id = {letter.id: letter for letter in letters}
     for one in error.candidates[:NAMED]:
@@ -116,7 +116,7 @@ def tell_candidates(error: NoMatch, letters: Iterable[Letter | Found]) -> None:
 
 
 def dead_queue(name: str | None) -> str:
-    """Return the dead queue: the one that is named, else that of the topology.
+    """Return the dead letter queue: the given one, else that of the topology.
 
     Raises:
         Failed: There is none.
@@ -137,13 +137,13 @@ def dead_queue(name: str | None) -> str:
 
 @contextmanager
 def open_queues() -> Iterator[Broker]:
-    """Connect to the broker; what goes wrong there, or with a file, is said."""
+    """Connect to the broker; errors of the broker or a file end the command."""
     try:
         with Broker(app, say_error) as broker:
             try:
                 yield broker
             except QueueError as error:
-                if broker.usable:  # that a queue is not there is no trouble
+                if broker.usable:  # a missing queue does not break the connection
                     raise Failed(str(error)) from None
                 raise
     except QueueError as error:
@@ -153,7 +153,7 @@ def open_queues() -> Iterator[Broker]:
 
 
 def look(queue: str) -> list[Letter]:
-    """Return what is known of each message of a queue."""
+    """Return the letter of each message of a queue."""
     letters = []
     with open_queues() as broker, news(f"looking into {queue}") as tell:
         for message in broker.browse(queue):
@@ -185,19 +185,19 @@ def chosen(queue: str, choice: Choice) -> list[Letter]:
 
 
 def confirm(question: str) -> None:
-    """Ask on standard error; come back if the answer is yes.
+    """Ask on standard error; return if the answer is yes.
 
     Raises:
         Failed: It is not.
     """
     click.echo(f"{escaped(question)} [y/N] ", nl=False, err=True)
-    # Not click's: there Ctrl-C is the same as no answer.
+    # Not click's, in which Ctrl-C is the same as no answer.
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise Failed("nothing was done (--yes does not ask)")
 
 
 class Done(NamedTuple):
-    """What a command has done."""
+    """The result of a command."""
 
     wanted: int
     done: list[str]
@@ -214,7 +214,7 @@ def act(
     Args:
         doing: What, for the bar.
         wanted: The messages.
-        action: Does it, on a connection, and yields outcomes.
+        action: Does it over a connection, and yields outcomes.
     """
     result = Done(len(wanted), [], [])
     if not wanted:
@@ -237,7 +237,7 @@ def act(
 
 
 def report(result: Done, verb: str, as_json: bool) -> int:
-    """Say what was done; return the exit code."""
+    """Print the result; return the exit code."""
     failed = [outcome._asdict() for outcome in result.failed]
     gone = result.wanted - len(result.done) - len(failed)
     if as_json:
@@ -294,7 +294,7 @@ def _cells(letter: Letter) -> tuple[str, ...]:
 
 
 def _short_length(letters: list[Letter]) -> int | None:
-    """Return how many characters tell the ids from one another; None for all."""
+    """Return how many characters tell the ids apart; None for all."""
     ids = {letter.id for letter in letters}
     for length in range(SHORT_ID, SHORT_ID + 8):
         if max(Counter(one[:length] for one in ids).values()) == 1:

@@ -1,4 +1,4 @@
-"""How a command ends: its exit codes, and an output that cannot be written."""
+"""Exit codes of the commands, and output that cannot be written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn, TextIO
 
-#: The exit codes of every command, for its help. A command may say more of 0 and 1.
+#: The exit codes of every command, for its help. A command may add to 0 and 1.
 EXIT_CODES = """\b
 Exit codes:
     0  it is done, and all is well
@@ -23,25 +23,25 @@ Exit codes:
 #: An error of input or output: EX_IOERR in sysexits.h.
 NOT_WRITTEN = 74
 
-#: What writing to a file, but no broker, answers.
+#: Errors of writing to a file, but not to a broker.
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
-#: The exit code after Ctrl-C, as shells have it: 128 and the number of SIGINT.
+#: The exit code after Ctrl-C, as in shells: 128 and the number of SIGINT.
 INTERRUPTED = 130
 
-#: The same for SIGPIPE, which ends other programs in a pipe whose reader has gone.
+#: The same for SIGPIPE, which ends programs in a pipe whose reader has gone.
 BROKEN_PIPE = 141
 
 
 @contextmanager
 def well_ended() -> Iterator[None]:
-    """End the program without a traceback when its output cannot be written.
+    """End the program without a traceback if its output cannot be written.
 
-    Output is flushed here, since what fails when Python itself ends has a traceback,
-    and exit code 120.
+    It flushes output here: an error while Python itself ends has a traceback, and exit
+    code 120.
 
     Raises:
-        SystemExit: Something could not be written, or read.
+        SystemExit: Something could not be written or read.
     """
     _open_closed_streams()
     try:
@@ -51,7 +51,7 @@ def well_ended() -> Iterator[None]:
             for stream in _outputs():
                 stream.flush()
     except SystemExit as end:
-        # click and rich leave with 1 when the reader of a pipe has gone.
+        # click and rich exit with 1 when the reader of a pipe has gone.
         if not isinstance(end.__context__, BrokenPipeError):
             raise
         _end(end.__context__)
@@ -69,14 +69,14 @@ def _end(error: OSError) -> NoReturn:
     what, code = f"{error.filename}: " if error.filename else "", 1
     if not what and error.errno in _OF_WRITING:
         what, code = "what it prints cannot be written: ", NOT_WRITTEN
-    with suppress(OSError):  # where stderr is what cannot be written
+    with suppress(OSError):  # if stderr itself cannot be written
         text = escaped(f"{what}{error.strerror or error or type(error).__name__}")
         print(f"Error: {text}", file=sys.stderr, flush=True)  # noqa: T201
     raise SystemExit(code) from None
 
 
 def _forget(stream: TextIO) -> None:
-    """Write what waits; if that fails, forget it, so that Python does not try again."""
+    """Flush a stream; if that fails, drop its data so that Python does not retry."""
     try:
         stream.flush()
     except OSError:
@@ -92,8 +92,8 @@ def _outputs() -> list[TextIO]:
 def _open_closed_streams() -> None:
     """Open /dev/null for each standard stream that the shell has closed (``>&-``).
 
-    Otherwise the next file or connection that is opened gets its number, and what is
-    meant for the stream, by a program that is started say, goes there.
+    Otherwise the next file or connection gets its number, and output for the stream,
+    for example by a started program, goes there.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:

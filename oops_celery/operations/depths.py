@@ -1,4 +1,4 @@
-"""What a topology's queues hold, and who takes from them, without taking anything."""
+"""Count the messages and consumers of a topology's queues, without taking any."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from oops_celery.errors import Hidden
 from oops_celery.topology.entities import Channel
 from oops_celery.topology.model import Topology
 
-#: Seconds between two looks at whether somebody still hides messages.
+#: Seconds between two checks whether somebody still hides messages.
 POLL = 0.1
 
 
 @dataclass(frozen=True)
 class Depth:
-    """What RabbitMQ tells of a queue.
+    """What RabbitMQ tells about a queue.
 
     Attributes:
         queue: Its name.
-        messages: Messages that wait; without those that a consumer is at work on.
-        consumers: Consumers that take from it.
+        messages: Messages that are ready; without unacknowledged ones.
+        consumers: Consumers of the queue.
     """
 
     queue: str
@@ -35,10 +35,10 @@ class Depth:
 def depths(
     open_channel: Callable[[], Channel], queues: Iterable[str]
 ) -> Iterator[Depth]:
-    """Yield what is in each queue that there is.
+    """Yield the depth of each queue that exists.
 
     Args:
-        open_channel: Opens a channel; called again after each queue that is missing.
+        open_channel: Opens a channel; called again after each missing queue.
         queues: The queues' names.
 
     Raises:
@@ -61,9 +61,9 @@ def depths(
 def whole_depth(
     open_channel: Callable[[], Channel], queue: str, patience: float
 ) -> Depth | None:
-    """Return what is in a queue while nobody looks into it; None if it is missing.
+    """Return a queue's depth while nobody looks into it; None if it is missing.
 
-    RabbitMQ tells of the messages that are ready, not of those that somebody holds.
+    RabbitMQ counts the ready messages, not those that somebody holds.
 
     Args:
         open_channel: Opens a channel.
@@ -97,10 +97,10 @@ def _looked_into(open_channel: Callable[[], Channel], queue: str) -> bool:
 
 
 def all_queues(topology: Topology, reports: str) -> list[str]:
-    """Return the names of all queues that are the topology's concern.
+    """Return the names of all queues of a topology and its consumers.
 
     Args:
-        topology: Its queues, and those of its consumers.
+        topology: The topology.
         reports: The queue that the worker takes reports from.
     """
     named = [queue.name for queue in topology.queues]
@@ -108,7 +108,7 @@ def all_queues(topology: Topology, reports: str) -> list[str]:
 
 
 def consumed_queues(topology: Topology, reports: str) -> list[str]:
-    """Return the names of the queues that somebody should take messages from."""
+    """Return the names of the queues that should have a consumer."""
     queues = [reports] if topology.queue(reports) else []
     return list(dict.fromkeys([*queues, *(each.queue for each in topology.consumers)]))
 
@@ -116,8 +116,8 @@ def consumed_queues(topology: Topology, reports: str) -> list[str]:
 def final_dead_letter_queues(topology: Topology, reports: str) -> list[str]:
     """Return the names of the queues where dead letters end, for a person to look at.
 
-    Those are the ones that dead letters are led to, unless somebody takes messages
-    from them, or they lead on, as a waiting room does.
+    Dead letters reach them, nobody consumes them, and they have no TTL after which
+    messages go on, as a retry queue has.
     """
     exchanges: set[str] = set()
     names: set[str] = set()

@@ -1,4 +1,4 @@
-"""Whether everything that a report needs on its way is there: for ``doctor``."""
+"""Check everything that a report needs on its way: for ``doctor``."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ if TYPE_CHECKING:
     from oops_celery.celery import App
     from oops_celery.topology.model import Topology
 
-#: Seconds that workers have to answer. They do so in a few milliseconds, unless one
-#: hangs, or the machine is very busy.
+#: Seconds for workers to answer. They need a few milliseconds, unless one hangs or the
+#: machine is very busy.
 PING_TIMEOUT = 1.0
 
-#: Things that are missing or different that are named; the rest is counted.
+#: Most missing or different things to name; the rest is counted.
 NAMED = 5
 
 #: Seconds that others may look at dead letters, which hides them.
 LOOK_TIMEOUT = 30.0
 
-#: Seconds that two clocks may differ: what is told by HTTP has whole seconds.
+#: Seconds that two clocks may differ: HTTP has whole seconds.
 CLOCK_TOLERANCE = 5.0
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check has found.
+    """The result of one check.
 
     Attributes:
-        check: What was looked at.
-        state: ``ok``, ``wrong``, or ``unknown``: it cannot be told.
-        text: What there is.
+        check: Its name.
+        state: ``ok``, ``wrong``, or ``unknown``.
+        text: What it found.
         fix: What to do about it.
     """
 
@@ -68,7 +68,7 @@ class Finding:
 
 
 def examine_here(settings: Settings) -> Iterator[Finding]:
-    """Check what needs no broker: the BSON library, and where reports are kept."""
+    """Check what needs no broker: the BSON library and the repository."""
     if wire.BSON_LIBRARY == "pymongo" and _is_installed("bson"):
         yield Finding(
             "bson",
@@ -112,7 +112,7 @@ def _examine_repository(settings: Settings) -> Finding:
         place = os.path.dirname(place)
     try:
         with tempfile.TemporaryFile(dir=place) as file:
-            file.write(b"\0" * 4096)  # so that a full disk is noticed
+            file.write(b"\0" * 4096)  # to notice a full disk
             file.flush()
     except OSError as error:
         return Finding(
@@ -125,7 +125,7 @@ def _examine_repository(settings: Settings) -> Finding:
 
 
 def examine_clock(management: Management) -> Finding:
-    """Compare this machine's clock with the broker's; AMQP has none."""
+    """Compare this machine's clock with the broker's, which AMQP does not tell."""
     try:
         ahead = time.time() - management.clock()
     except ManagementError as error:
@@ -144,14 +144,14 @@ def examine_clock(management: Management) -> Finding:
 def examine_broker(
     app: App, topology: Topology, name: str, timeout: float, ping: bool = True
 ) -> Iterator[Finding]:
-    """Check the broker, and all that can only be seen there.
+    """Check the broker, and everything that only the broker can tell.
 
     Args:
-        app: Knows where the broker is.
+        app: Has the broker's URL.
         topology: What should be there.
-        name: The broker, as it is to be shown.
-        timeout: Seconds that connecting, and each answer after it, may take.
-        ping: Whether workers are asked if they are alive.
+        name: The broker's name in messages.
+        timeout: Seconds for connecting, and for each answer after that.
+        ping: Whether to ask workers if they are alive.
     """
     sender = Sender(app.connection_for_read, timeout, confirm=False)
     try:
@@ -186,7 +186,7 @@ def examine_broker(
 
 
 def _examine_celery() -> Iterator[Finding]:
-    """Say what keeps a worker from running here, now or with a later RabbitMQ."""
+    """Report what keeps a worker from running here, now or with a later RabbitMQ."""
     try:
         check_worker()
     except SettingsError as error:
@@ -285,7 +285,7 @@ class _Enough(Exception):
 def _examine_retries(
     app: App, topology: Topology, link: Link, workers: list[str]
 ) -> Finding:
-    """Look for reports that were refused, and ask the workers for the reason."""
+    """Look for refused reports, and ask the workers for the reason."""
     queues = [queue.name for queue in topology.retry_queues(app.oops.queue)]
     found = [each for each in depths(link.connection.channel, queues) if each.messages]
     if not found:
@@ -306,10 +306,10 @@ def _examine_retries(
 def _examine_workers(
     app: App, link: Link, heard: list[str], consumers: int, enough: int = 0
 ) -> Finding:
-    """Ask which workers there are; their names are added to `heard`."""
+    """Ask which workers there are, and add their names to `heard`."""
 
     def on_reply(reply: dict[str, Any]) -> None:
-        # Every Celery worker of the virtual host answers, other applications' too.
+        # Every Celery worker of the virtual host answers, also other applications'.
         heard.extend(name for name, tasks in reply.items() if TASK_NAME in tasks)
         if len(heard) >= (consumers or enough) > 0:
             raise _Enough
@@ -341,7 +341,7 @@ def _examine_workers(
 
 
 def _examine_permissions(app: App, topology: Topology, link: Link) -> Finding:
-    """Check that this user may publish and take, without doing either."""
+    """Check that this user may publish and consume, without doing either."""
     exchanges = [each.name for each in topology.exchanges if not each.internal]
     refused = [
         *(f"write to exchange {each}" for each in exchanges if not _writes(link, each)),
@@ -364,9 +364,9 @@ def _examine_permissions(app: App, topology: Topology, link: Link) -> Finding:
 
 
 def _writes(link: Link, exchange: str) -> bool:
-    """Publish in a transaction that is taken back: no queue gets anything.
+    """Publish in a transaction that is rolled back: no queue gets the message.
 
-    The channel is closed with the connection: under an alarm it cannot be closed.
+    The channel closes with the connection: under an alarm it cannot be closed.
     """
     channel = link.connection.channel()
     try:
@@ -379,7 +379,7 @@ def _writes(link: Link, exchange: str) -> bool:
 
 
 def _reads(link: Link, queue: str) -> bool:
-    """Ask to consume with an argument that RabbitMQ refuses after the permission."""
+    """Consume with an argument that RabbitMQ refuses after checking the permission."""
     channel = link.connection.channel()
     try:
         channel.basic_consume(queue, arguments={"x-priority": "none"})

@@ -1,4 +1,4 @@
-"""RabbitMQ's management API, as far as it tells what AMQP cannot.
+"""RabbitMQ's management API, for what AMQP cannot tell.
 
 See https://www.rabbitmq.com/docs/management#http-api.
 """
@@ -22,10 +22,10 @@ class Management:
 
     Args:
         url: ``http://[user:password@]host:15672``, or ``https://``.
-        user: Who asks, where the URL does not say.
+        user: The user, if the URL names none.
         password: That user's password.
-        virtual_host: The virtual host that is asked about.
-        timeout: Seconds that an answer may take.
+        virtual_host: The virtual host to ask about.
+        timeout: Seconds for an answer.
 
     Raises:
         ManagementError: The URL cannot be used.
@@ -61,16 +61,16 @@ class Management:
         self._headers = {"Authorization": f"Basic {token}"}
         self._virtual_host = virtual_host
         self._timeout = timeout
-        # A broker is in one's own network: no proxy is asked.
+        # A broker is in one's own network: never through a proxy.
         self._open = build_opener(ProxyHandler({})).open
 
     def bindings_of(self, queue: str) -> list[tuple[str, str, dict[str, Any]]]:
         """Return a queue's bindings: exchange, routing key, arguments.
 
-        Without that to the default exchange, which each queue has.
+        Without the binding to the default exchange, which every queue has.
 
         Raises:
-            ManagementError: It did not tell.
+            ManagementError: There was no usable answer.
         """
         found, _ = self._get("queues", self._virtual_host, queue, "bindings")
         return [
@@ -83,7 +83,7 @@ class Management:
         """Return the broker's time, in seconds since 1970, to a second.
 
         Raises:
-            ManagementError: It did not tell.
+            ManagementError: There was no usable answer.
         """
         _, headers = self._get("whoami")
         try:

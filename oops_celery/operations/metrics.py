@@ -1,8 +1,7 @@
-"""Metrics of the queues for Prometheus: what Flower, which sees tasks only, lacks.
+"""Metrics of the queues for Prometheus, which Flower lacks, as it sees tasks only.
 
-Nothing is taken from a queue. So there is no exact age of the oldest report: to look at
-a message is a delivery, which RabbitMQ counts, and at a quorum queue's limit it gives
-the message up.
+No message is taken from a queue. So the exact age of the oldest report is unknown:
+looking at a message is a delivery, and quorum queues limit deliveries.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ logger = logging.getLogger(__name__)
 
 
 class QueueCollector(Collector):
-    """Asks the broker at each scrape, over a connection of its own.
+    """Asks the broker at each scrape, over its own connection.
 
     Args:
-        app: Knows where the broker is.
-        topology: Its queues, and those of its consumers, are told about.
-        timeout: Seconds that connecting, and each answer after it, may take.
-        patience: Seconds to wait for somebody who looks at dead letters, and hides
-            them; then the last known number is told, or none.
+        app: Has the broker's URL.
+        topology: Its queues, and those of its consumers, are counted.
+        timeout: Seconds for connecting, and for each answer after that.
+        patience: Seconds to wait for somebody who looks at dead letters and hides them;
+            after that, the last known number is reported, or none.
     """
 
     def __init__(
@@ -53,12 +52,12 @@ class QueueCollector(Collector):
         self._dead = final_dead_letter_queues(topology, app.oops.queue)
         self._timeout = timeout
         self._sender = Sender(app.connection_for_read, timeout, confirm=False)
-        #: When each queue was last seen empty; at first, when the looking began.
+        #: When each queue was last seen empty; at first, when the process started.
         self._empty = dict.fromkeys(self._queues, time.monotonic())
         self._patience = patience
-        #: What was in the queues of dead letters, as long as it was not less.
+        #: The last counts of dead letter queues, while they did not fall.
         self._known: dict[str, Depth] = {}
-        #: Those of which somebody hid some at the last scrape.
+        #: The queues of which somebody hid messages at the last scrape.
         self._hidden: set[str] = set()
         self._lock = threading.Lock()
 

@@ -1,7 +1,7 @@
-"""All that is wrong with a topology file.
+"""Check a topology file.
 
-`read` takes YAML text and gives a `Declarations`, or raises a `TopologyError` that
-lists every mistake with its line. Nothing here knows a broker.
+`read_topology` takes YAML text and returns `Declarations`, or raises a `TopologyError`
+with every mistake and its line. It needs no broker.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from oops_celery.topology.wording import (
 
 @dataclass(frozen=True)
 class Declarations:
-    """What a good file says."""
+    """The declarations of a valid file."""
 
     startup_handler: str | None
     exchanges: tuple[ExchangeEntry, ...]
@@ -46,14 +46,14 @@ class Declarations:
 
 
 def read_topology(text: str | bytes, source: str) -> Declarations:
-    """Return what a topology file says.
+    """Return the declarations of a topology file.
 
     Args:
         text: The file; bytes are UTF-8, or UTF-16 with a byte order mark.
         source: Its name, for messages.
 
     Raises:
-        TopologyError: It cannot be used; all of its mistakes are named.
+        TopologyError: It cannot be used; names every mistake.
     """
     document = Document(text, source)
     value = document.construct()
@@ -76,18 +76,18 @@ def read_topology(text: str | bytes, source: str) -> Declarations:
 
 
 class Findings:
-    """Collects problems, each with its line."""
+    """Collects problems with their lines."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
         self._problems: list[Problem] = []
-        #: Entries with a mistake, as ``("queues", 1)``.
+        #: Entries with a mistake, for example ``("queues", 1)``.
         self.broken: set[Path] = set()
 
     def add(
         self, path: Path, text: str, key: Any = None, line: int | None = None
     ) -> None:
-        """Note a mistake; its line is that of `key` in the thing, or of the thing."""
+        """Note a mistake, with the line of `key`, or else of its mapping."""
         place = path if key is None else (*path, key)
         line = line or self._document.line(place)
         self._problems.append(Problem(show_path(path), line, text))
@@ -96,19 +96,19 @@ class Findings:
     def warn(
         self, path: Path, text: str, key: Any = None, line: int | None = None
     ) -> None:
-        """Note what does not keep a worker from running, and may be a mistake."""
+        """Note a possible mistake that does not stop a worker."""
         line = line or self._document.line(path if key is None else (*path, key))
         self._problems.append(Problem(show_path(path), line, text, fatal=False))
 
     def in_order(self) -> tuple[Problem, ...]:
-        """Return each problem once, in the order of their lines."""
+        """Return each problem once, in the order of lines."""
         once = {(each.line, each.text): each for each in reversed(self._problems)}
         return tuple(sorted(once.values(), key=lambda each: each.line or 0))
 
 
 _E = TypeVar("_E", bound=Entry)
 
-#: The lists of a file: what an entry of each is, and the key that has its name.
+#: The lists of a file: the model of their entries, and the key with an entry's name.
 _SECTIONS: dict[str, tuple[type[Entry], str]] = {
     "exchanges": (ExchangeEntry, "exchange"),
     "queues": (QueueEntry, "queue"),
@@ -149,7 +149,7 @@ def _checked(model: type[_E], entry: Any, path: Path, findings: Findings) -> _E 
 
 
 def _is_unknown(detail: ErrorDetails) -> bool:
-    """Whether it is about a key that the file may not have."""
+    """Return whether a problem is about an unknown key."""
     return detail["type"] in ("extra_forbidden", "invalid_key")
 
 
@@ -160,7 +160,7 @@ def _warn_of_unknown(
     findings: Findings,
     entry: Any,
 ) -> None:
-    """Say that a key is left out: amqp-dispatcher did so too, and said nothing."""
+    """Warn that a key is ignored, which amqp-dispatcher did silently."""
     above, last = detail["loc"][:-1], detail["loc"][-1]
     for step in above:
         entry = entry[step]
@@ -168,12 +168,12 @@ def _warn_of_unknown(
     known = BindingEntry if "bindings" in above else model
     text = f"{show_key(last)}: unknown key, left out{_known_key(last, known)}"
     findings.warn((*path, *above), text, key=last)
-    if "did you mean" in text:  # what it was meant for is not missing
+    if "did you mean" in text:  # the key that it was meant to be is not missing
         findings.broken.add(path[:2])
 
 
 def _without(entry: Any, place: tuple[Any, ...]) -> Any:
-    """Return an entry without what stands at a place; aliases may share the rest."""
+    """Return an entry without one place; aliases may share the rest."""
     step, *rest = place
     if isinstance(entry, list):
         below = [*entry]
@@ -185,12 +185,12 @@ def _without(entry: Any, place: tuple[Any, ...]) -> Any:
 
 
 def _is_called(key: Any, step: Any) -> bool:
-    """Whether pydantic calls a key so: of one that is no text it gives the repr."""
+    """Return whether pydantic means this key; it shows the repr of other types."""
     return bool(key == step) or (not isinstance(key, str) and repr(key) == str(step))
 
 
 def _add_detail(detail: ErrorDetails, path: Path, findings: Findings) -> None:
-    """Put what pydantic found into words."""
+    """Add a finding of pydantic in our words."""
     *above, last = detail["loc"] or ("",)
     if last == "[key]":  # in a table
         text = f"{show(detail['input'])}: a key must be text; put it in quotes"
@@ -223,7 +223,7 @@ def _mappings(document: Any, section: str) -> list[tuple[int, dict[Any, Any]]]:
 
 
 def _check_names(document: Any, findings: Findings) -> None:
-    """Name what stands there twice, unless the broker would take it twice."""
+    """Report duplicate names, unless the broker would accept them twice."""
     for section in ("exchanges", "queues"):
         key = _SECTIONS[section][1]
         first: dict[str, int] = {}

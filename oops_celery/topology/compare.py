@@ -1,9 +1,9 @@
-"""A topology against a broker: what is missing there, and what is different.
+"""Compare a topology with a broker: what is missing there, what differs.
 
-Nothing is made. Plain AMQP has no way to ask for a queue's arguments, but RabbitMQ
-refuses to declare a queue that exists with other ones, and says what differs. So
-everything is first declared passively, which makes nothing, and only what is there is
-declared again, which changes nothing.
+Nothing is made. AMQP cannot ask for a queue's arguments, but RabbitMQ refuses to
+declare an existing queue with other arguments, and says what differs. So everything is
+first declared passively, which makes nothing, and only existing things are declared
+again, which changes nothing.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from oops_celery.topology.declare import Declaring, Refusal
 from oops_celery.topology.entities import Channel, Queue, denied
 from oops_celery.topology.model import Topology
 
-#: A binding: the exchange, the routing key, and the arguments.
+#: A binding: exchange, routing key, arguments.
 Binding = tuple[str, str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Something that is not the same in the file and at the broker.
+    """A difference between the file and the broker.
 
     Attributes:
         kind: ``exchange``, ``queue`` or ``binding``.
         name: The exchange, the queue, or ``exchange -> queue (routing key)``.
-        what: ``missing`` at the broker, ``different``, ``extra`` (the broker alone has
-            it), or ``unknown``: the broker does not tell this user.
-        argument: What is different, as the file calls it.
+        what: ``missing`` at the broker, ``different``, ``extra`` (only at the broker),
+            or ``unknown``: the broker does not tell this user.
+        argument: What differs, by its name in the file.
         file: The value in the file.
-        broker: The value at the broker, or what it said.
-        note: Why it may be so.
+        broker: The value at the broker, or its message.
+        note: A possible reason.
     """
 
     kind: str
@@ -56,7 +56,7 @@ class Difference:
         return f"{self.kind} {self.name}{more[self.what]}"
 
     def _values(self) -> str:
-        if not self.file:  # RabbitMQ had no room for them
+        if not self.file:  # RabbitMQ's message was too long for them
             return f"{self.argument} is not the same"
         return (
             f"{self.argument} is {self.file} in the file, but {self.broker} at the"
@@ -69,15 +69,15 @@ def compare(
     open_channel: Callable[[], Channel],
     bindings_of: Callable[[str], list[Binding]] | None = None,
 ) -> list[Difference]:
-    """Return what is not the same in a topology and at a RabbitMQ.
+    """Return the differences between a topology and a RabbitMQ.
 
-    What the file says is passive is only looked for.
+    Passive things of the file are only looked for.
 
     Args:
         topology: What should be there.
         open_channel: Opens a channel; called again after each refusal.
-        bindings_of: Returns a queue's bindings; AMQP itself cannot list them. None
-            means that they are not compared.
+        bindings_of: Returns a queue's bindings, which AMQP cannot list; None: bindings
+            are not compared.
 
     Raises:
         OSError, amqp.exceptions.ConnectionError: Whatever the connection raises.
@@ -107,7 +107,7 @@ def _compare(
         return [Difference(kind, thing.name, what, broker=said, note=note)]
     found: list[Difference] = []
     asked = copy.copy(thing)
-    # RabbitMQ tells one difference at a time: take over its value, and ask again.
+    # RabbitMQ tells one difference at a time: use its value, and ask again.
     while not thing.passive:
         method = getattr(asked, declare.__name__)
         refusal = _ask(declaring, kind, asked, method)
@@ -120,7 +120,7 @@ def _compare(
             break
         argument, mine, theirs = difference
         if any(each.argument == argument for each in found):
-            break  # it was not taken over
+            break  # its value could not be used
         found.append(Difference(kind, thing.name, "different", argument, mine, theirs))
         if not _take_over(asked, refusal):
             break
@@ -148,7 +148,7 @@ def _refusal_in_words(refusal: Refusal, what: str) -> str:
     return "" if what == "missing" else refusal.text
 
 
-#: What RabbitMQ says of the values, at the end: ``received '7' but current is '5'``, or
+#: The values at the end of RabbitMQ's message: ``received '7' but current is '5'``, or
 #: ``... current is the value '5' of type 'signedint'``, or ``... current is none``.
 _CURRENT = re.compile(
     r"inequivalent arg '(?P<argument>[^']+)'.*: received .+ but current is"
@@ -157,19 +157,19 @@ _CURRENT = re.compile(
     re.DOTALL,
 )
 
-#: How a value of RabbitMQ's is read, by its type in AMQP 0-9-1.
+#: How to read a value of RabbitMQ's, by its AMQP 0-9-1 type.
 _READ: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("signedint", "long", "short", "byte", "unsignedint"), int),
     **dict.fromkeys(("bool", "boolean"), "true".__eq__),
     "longstr": str,
-    # The short form has no type: it is Python's, of the value in the file.
+    # The short form has no type: it is that of the value in the file.
     "int": int,
     "str": str,
 }
 
 
 def _take_over(thing: Any, refusal: Refusal) -> bool:
-    """Give an exchange or a queue the broker's value; return whether that worked."""
+    """Use the broker's value for an exchange or a queue; return whether that worked."""
     said = _CURRENT.search(refusal.text)
     if said is None:
         return False
@@ -203,7 +203,7 @@ def _unknown_exchanges(topology: Topology, declaring: Declaring) -> list[Differe
             if name in declared:
                 continue
             declared.add(name)
-            # It is marked "not to be declared", which goes for a passive check too.
+            # kombu does not declare it, which includes a passive check.
             looked_for = copy.copy(binding.exchange)
             looked_for.no_declare = False
             declare = partial(looked_for.declare, passive=True)

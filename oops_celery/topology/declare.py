@@ -1,4 +1,4 @@
-"""Declares exchanges, queues and bindings, and explains what the broker refuses."""
+"""Declare exchanges, queues and bindings, and explain what the broker refuses."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from kombu.transport import virtual
 
 from oops_celery.topology.entities import Channel, Queue
 
-#: What kombu's virtual transports raise for an exchange declared in two ways.
+#: kombu's virtual transports raise these for an exchange declared in two ways.
 _NotEquivalent = virtual.base.NotEquivalentError
 
 
 #: Seconds before a declaration that closed the connection is tried again: at first, and
-#: at most. Each try costs the connection.
+#: at most. Each try costs a connection.
 FIRST_PAUSE = 30.0
 LONGEST_PAUSE = 3600.0
 
 
 @dataclass
 class _Closed:
-    """A declaration at which the broker closed the connection."""
+    """A declaration that made the broker close the connection."""
 
     code: int
     text: str
@@ -37,21 +37,21 @@ class _Closed:
     again_at: float
 
 
-#: What closed a connection of this process, by broker and declaration: done again on
-#: each new connection, it would close them all.
+#: Such declarations of this process, by broker: repeated on each new connection, they
+#: would close them all.
 CLOSED: dict[Hashable, _Closed] = {}
 
 
 class Declaring:
     """Declares one thing after another, on a new channel after each refusal.
 
-    A refusal may also close the connection (503 for an exchange type that a broker has
-    not, 541 for a feature that RabbitMQ 4 denies): the rest is declared on a new one,
-    and in this process that thing is left out for a while.
+    A refusal may also close the connection (503 for an unknown exchange type, 541 for a
+    feature that RabbitMQ 4 denies). Then the rest is declared on a new connection, and
+    this process leaves that thing out for a while.
 
     Attributes:
         refusals: What the broker refused.
-        reconnected: Whether a refusal has closed the connection.
+        reconnected: Whether a refusal closed the connection.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Declaring:
         self._open_channel = open_channel
         self._closed = {} if closed is None else closed
         self._channel: Channel = None
-        #: Exchanges and queues that were refused, and with which code.
+        #: Refused exchanges and queues, with the reply code.
         self._refused: dict[tuple[str, str], int] = {}
 
     def __enter__(self) -> Declaring:
@@ -95,7 +95,7 @@ class Declaring:
         """Declare a binding."""
         ends = {"queue": queue.name, "exchange": binding.exchange.name}
         said = {end: self._refused.get((end, name)) for end, name in ends.items()}
-        # Missing, or another connection's own: its bindings would only be refused too.
+        # Missing, or another connection's own: its bindings would be refused too.
         if {404, 405} & set(said.values()):
             return
         name = binding_name(queue, binding)
@@ -105,7 +105,7 @@ class Declaring:
             return
         code, text = refused
         if code == 404 and any(said[end] and f"no {end} " in text for end in ends):
-            return  # the end that is not there was refused itself
+            return  # the missing end was refused itself
         self.refusals.append(Refusal("binding", name, code, text))
 
     def _try(
@@ -148,16 +148,17 @@ class Declaring:
 
 
 def binding_name(queue: Queue, binding: Any) -> str:
-    """Return what a refusal calls a binding: ``exchange -> queue (routing key)``."""
+    """Return a binding's name in a refusal: ``exchange -> queue (routing key)``."""
     key = f" ({binding.routing_key})" if binding.routing_key else ""
     return f"{binding.exchange.name} -> {queue.name}{key}"
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Return whether an error is a broker's answer to what was asked.
+    """Return whether an error is the broker's answer to a request.
 
-    Whatever it has closed, the channel or the connection. Errors without a code are
-    py-amqp's own: the connection was lost. With 320 a broker says that it is stopping.
+    It may have closed the channel or the connection. Errors without a code are
+    py-amqp's own: the connection was lost. With code 320 a broker says that it is
+    stopping.
     """
     code = getattr(error, "reply_code", None)
     return bool(code) and code != ConnectionForced.code
@@ -165,31 +166,31 @@ def is_refusal(error: BaseException) -> bool:
 
 def _bind(queue: Queue, binding: Any, channel: Channel) -> None:
     if isinstance(channel, virtual.Channel):
-        # There a missing exchange is a KeyError, and the binding half made.
+        # In these, a missing exchange is a KeyError, and the binding half made.
         channel.exchange_declare(binding.exchange.name, passive=True)
     binding.bind(queue, channel=channel)
 
 
-#: What RabbitMQ says of an argument that differs. The text ends after 255 bytes: a long
-#: name leaves no room for the values.
+#: RabbitMQ's message about a different argument. It ends after 255 bytes: a long name
+#: leaves no room for the values.
 _INEQUIVALENT = re.compile(
     r"inequivalent arg '(?P<argument>[^']+)'"
     r"(?:.*: received (?P<file>.+) but current is (?P<broker>.+))?",
     re.DOTALL,
 )
-#: A value there: ``'10'``, or ``the value '10' of type 'signedint'``, or ``none``.
+#: A value in it: ``'10'``, or ``the value '10' of type 'signedint'``, or ``none``.
 _VALUE = re.compile(r"the value '(.*)' of type '\w+'|'(.*)'", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Something that the broker did not declare; as text, a line that says what to do.
+    """Something that the broker did not declare; as text, a line with the way out.
 
     Attributes:
         kind: ``exchange``, ``queue`` or ``binding``.
         name: The exchange, the queue, or ``exchange -> queue (routing key)``.
         code: The reply code of AMQP 0-9-1: 403, 404, 405, 406, 503, 541...
-        text: What the broker said.
+        text: The broker's message.
         passive: Whether the file says passive, so that nothing was to be made.
     """
 
@@ -214,17 +215,17 @@ class Refusal:
         return f"the broker says: {said}; {self._way_out()}"
 
     def difference(self) -> tuple[str, str, str] | None:
-        """Return what differs, as the file calls it, and the values: file, broker.
+        """What differs, by its name in the file, and the values: file, broker.
 
-        The values are empty where RabbitMQ had no room for them; None means that
-        nothing differs: it was refused for another reason.
+        The values are empty if RabbitMQ's message was too long for them. None: it was
+        refused for another reason.
         """
         found = _INEQUIVALENT.search(self.text)
         if not found:
             return None
         argument = found["argument"]
         if self.kind == "queue":
-            argument = argument.replace("-", "_")  # as the file has it
+            argument = argument.replace("-", "_")  # by its name in the file
         if not found["file"]:
             return argument, "", ""
         return argument, _value(found["file"]), _value(found["broker"])

@@ -1,7 +1,7 @@
-"""What ``topology.yml`` declares, as a value: to publish needs no YAML and no pydantic.
+"""The content of ``default.yml`` as a value: publishing needs no YAML and no pydantic.
 
-A process that has something to report reads no file for it: that took 150 ms and more
-of the failing request. A test holds this against the file.
+A process with something to report reads no file for it, which would take 150 ms and
+more of the failing request. A test compares this with the file.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import kombu
 from oops_celery.topology.entities import Exchange, Queue
 from oops_celery.topology.model import Topology
 
-#: The file that this is.
+#: The file with the same content.
 SOURCE = "oops_celery/topology/default.yml"
 
-#: A dead letter leaves its queue when it has arrived in the other one, not before.
+#: A dead letter leaves its queue only when it has arrived in the other one.
 _AT_LEAST_ONCE = {
     "x-dead-letter-strategy": "at-least-once",
     "x-overflow": "reject-publish",

@@ -1,4 +1,4 @@
-"""A topology file as YAML: what stands in it, and on which line."""
+"""Parse a topology file as YAML, with the line of each thing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from oops_celery.topology.problems import Problem
 from oops_celery.topology.schema import MAX_DEPTH, is_target
 from oops_celery.topology.wording import show, show_key, show_path
 
-#: Where something stands in the file: ``("queues", 1, "x_message_ttl")``.
+#: The place of something in the file: ``("queues", 1, "x_message_ttl")``.
 Path = tuple[Any, ...]
 
 
@@ -25,18 +25,18 @@ _INTEGER = "tag:yaml.org,2002:int"
 
 
 class _Loader(_SafeLoader):
-    """Plain YAML values only, and not too deep."""
+    """Loads plain YAML values only, and not too deep."""
 
     def __init__(self, text: str | bytes) -> None:
         super().__init__(text)
         self.depth = 0
         self.seen: set[int] = set()
-        #: Each mapping that has a key twice, and the second of those keys.
+        #: Each mapping with a duplicate key, and the second of these keys.
         self.duplicates: list[tuple[yaml.Node, yaml.Node]] = []
-        #: Each number that is not what it looks like.
+        #: Each number that does not mean what it looks like.
         self.odd_numbers: dict[int, tuple[yaml.Node, int]] = {}
 
-    # What these two do in PyYAML is for resolving tags by path, which is not used here.
+    # In PyYAML these two resolve tags by path, which is not used here.
     def descend_resolver(self, *_place: Any) -> None:
         self.depth += 1
         if self.depth > MAX_DEPTH:
@@ -46,7 +46,7 @@ class _Loader(_SafeLoader):
         self.depth -= 1
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        # Seen before, it has the keys of what it merges (<<) as well.
+        # The second time it has the keys of what it merges (<<) as well.
         if id(node) not in self.seen:
             self.seen.add(id(node))
             keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -69,7 +69,7 @@ class _Loader(_SafeLoader):
             return value
         except yaml.YAMLError:
             raise
-        except Exception as error:  # PyYAML lets out whatever datetime or int raise
+        except Exception as error:  # PyYAML passes on what datetime or int raise
             what = f"{show(node.value)} is no {node.tag.rpartition(':')[2]}"
             why = f" ({error})" if isinstance(error, ValueError) else ""
             raise _at(node, f"{what}{why}; text goes in quotes") from error
@@ -92,13 +92,13 @@ def _at(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
 
 
 _Loader.add_constructor(None, _Loader.refuse_tag)
-#: A number of YAML 1.1 that means what it looks like: 010 is 8, 0x10 is 16, 1:30 is 90.
+#: A YAML 1.1 number that means what it looks like: 010 is 8, 0x10 is 16, 1:30 is 90.
 _PLAIN_NUMBER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*)")
 
 
 @contextmanager
 def _as_topology_error(source: str) -> Iterator[None]:
-    """Raise what PyYAML raises as a `TopologyError`."""
+    """Raise PyYAML's errors as a `TopologyError`."""
     try:
         yield
     except yaml.MarkedYAMLError as error:
@@ -116,7 +116,7 @@ def _as_topology_error(source: str) -> Iterator[None]:
 
 
 class Document:
-    """A YAML document, and where each thing of it stands.
+    """A YAML document that knows the line of each thing.
 
     Args:
         text: The file.
@@ -145,29 +145,29 @@ class Document:
             return self._loader.construct_document(self._root)
 
     def line(self, path: Path) -> int:
-        """Return the line of a thing; where it has none, of what it stands in."""
+        """Return the line of a place; if it is missing, of what it would stand in."""
         key, _ = self._steps(path)[-1]
         return int(key.start_mark.line) + 1
 
     def text(self, path: Path) -> str | None:
-        """Return the text that stands at a place, or None where there is none."""
+        """Return the text at a place, or None."""
         node = self._node(path)
         return str(node.value) if _is_text(node) else None
 
     def entries(self, path: Path) -> Iterator[Path]:
-        """Yield the path of each entry of a list; there are none of anything else."""
+        """Yield the path of each entry of a list; nothing for other values."""
         node = self._node(path)
         if isinstance(node, yaml.SequenceNode):
             for index in range(len(node.value)):
                 yield *path, index
 
     def odd_numbers(self) -> Iterator[tuple[str, int, int]]:
-        """Yield each number that is not what it looks like, its value and its line."""
+        """Yield each misleading number (010, 1:30) with its value and line."""
         for node, value in self._loader.odd_numbers.values():
             yield node.value, value, node.start_mark.line + 1
 
     def duplicates(self) -> Iterator[tuple[Path, yaml.Node]]:
-        """Yield the path and the key wherever `construct` met a key twice."""
+        """Yield the path and the key of each duplicate that `construct` met."""
         if self._loader.duplicates:
             paths = dict(_paths(self._root))
             for node, key in self._loader.duplicates:
@@ -178,12 +178,12 @@ class Document:
         return steps[-1][1] if len(steps) > len(path) else None
 
     def _steps(self, path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
-        """Return the key and the value of the root and of each step that is there."""
+        """Return the key and the value of the root and of each existing step."""
         steps = [(self._root, self._root)]
         for step in path:
             _, node = steps[-1]
             if isinstance(node, yaml.MappingNode):
-                # What a merge key brought in comes first, the mapping's own last.
+                # The keys of a merge come first, the mapping's own last.
                 pairs = [(k, v) for k, v in node.value if k.value == step]
             elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
                 pairs = [(item, item) for item in node.value[step : step + 1]]
@@ -216,7 +216,7 @@ def _paths(root: yaml.Node) -> Iterator[tuple[int, Path]]:
 class Reference(NamedTuple):
     """A ``package.module:name`` of a topology file."""
 
-    #: The thing, as a `Problem` has it: ``consumers[0].consumer``.
+    #: Its place, as in a `Problem`: ``consumers[0].consumer``.
     path: str
     #: Its line in the file, from 1.
     line: int
@@ -227,8 +227,8 @@ def references(text: str | bytes) -> list[Reference]:
     """Return the startup handler and the consumers that are well-formed.
 
     Args:
-        text: A topology file, whatever else is wrong with it; one that is no YAML has
-            no references.
+        text: A topology file, whatever else is wrong with it; a file that is not YAML
+            has no references.
     """
     try:
         document = Document(text, "")

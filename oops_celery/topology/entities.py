@@ -1,4 +1,4 @@
-"""Exchanges and queues of a topology: kombu's, with what kombu leaves out."""
+"""Exchanges and queues of a topology: kombu's classes, with what kombu leaves out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import amqp
 import kombu
 from amqp import spec
 
-#: A kombu channel, of whatever transport.
+#: A kombu channel of any transport.
 Channel = Any
 
 
@@ -23,13 +23,13 @@ class Exchange(kombu.Exchange):
     def declare(
         self, nowait: bool = False, passive: bool | None = None, channel: Channel = None
     ) -> Any:
-        """Declare the exchange; where it is passive, check that it is there."""
+        """Declare the exchange; if it is passive, check that it exists."""
         channel = channel or self.channel
         if not (self.internal and isinstance(channel, amqp.Channel)):
             return super().declare(nowait=nowait, passive=passive, channel=channel)
         passive = self.passive if passive is None else passive
         flags = (passive, self.durable, self.auto_delete, self.internal, nowait)
-        # py-amqp's exchange_declare has no way to set the internal flag.
+        # py-amqp's exchange_declare cannot set the internal flag.
         return channel.send_method(
             spec.Exchange.Declare,
             "BssbbbbbF",
@@ -50,10 +50,10 @@ class Exchange(kombu.Exchange):
 class Queue(kombu.Queue):
     """A queue of the file.
 
-    Unlike kombu's it may be `passive`; it may be `exclusive` without `auto_delete`; and
-    it is bound by its `bindings` alone, to exchanges that must be there. Without
-    bindings it has no exchange at all. Its numbers are in `queue_arguments`, as they
-    were written: kombu's own `message_ttl` and `expires` are seconds.
+    Unlike kombu's it may be `passive`, and `exclusive` without `auto_delete`. Only its
+    `bindings` bind it, to exchanges that must exist; without bindings it has no
+    exchange. Its numbers are in `queue_arguments`, as written: kombu's `message_ttl`
+    and `expires` are seconds.
     """
 
     passive = False
@@ -70,10 +70,10 @@ class Queue(kombu.Queue):
         **more: Any,
     ) -> None:
         super().__init__(name, exchange, bindings=bindings, **more)
-        # kombu sets it for each exclusive queue.
+        # kombu sets it for every exclusive queue.
         self.auto_delete = bool(auto_delete)
         if bindings:
-            # kombu keeps a set: its order changes from one run to the next.
+            # kombu keeps a set: its order changes from run to run.
             self.bindings = list(bindings)
         if exchange is None:
             self.exchange = None
@@ -81,7 +81,8 @@ class Queue(kombu.Queue):
     def declare(self, nowait: bool = False, channel: Channel = None) -> str:
         """Declare the queue, then its bindings.
 
-        Not its `exchange`: Celery gives its default one to each queue that has none.
+        Not its `exchange`: Celery gives its default exchange to every queue without
+        one.
         """
         if not self.no_declare:
             self.queue_declare(nowait=nowait, channel=channel)
@@ -92,7 +93,7 @@ class Queue(kombu.Queue):
     def queue_declare(
         self, nowait: bool = False, passive: bool = False, channel: Channel = None
     ) -> Any:
-        """Declare the queue alone; where it is passive, check that it is there."""
+        """Declare the queue alone; if it is passive, check that it exists."""
         passive = passive or self.passive
         return super().queue_declare(nowait=nowait, passive=passive, channel=channel)
 
@@ -116,7 +117,7 @@ class Queue(kombu.Queue):
 
 
 def denied(queue: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what newer brokers deny of a queue: the key of the file, and why.
+    """Yield what newer brokers deny of a queue: the key of the file, and the reason.
 
     See https://www.rabbitmq.com/docs/deprecated-features. RabbitMQ closes the
     connection that declares such a queue (541).

@@ -1,4 +1,4 @@
-"""How messages flow through a topology, and where they go when they die: a graph."""
+"""The graph of a topology: how messages flow, and where dead letters go."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from oops_celery.topology.model import Topology
 
 @dataclass(frozen=True)
 class Node:
-    """A place where messages are.
+    """A node of the graph.
 
     Attributes:
         kind: ``program``, ``exchange``, ``queue``, ``worker`` or ``consumer``.
-        name: What it is called.
-        note: More about it, in a few words; may be empty.
+        name: Its name.
+        note: More about it in a few words; may be empty.
     """
 
     kind: str
@@ -27,13 +27,13 @@ class Node:
 
 @dataclass(frozen=True)
 class Edge:
-    """A way that messages take.
+    """An edge of the graph: messages go from one node to another.
 
     Attributes:
-        source: Where from.
-        target: Where to.
+        source: The node they come from.
+        target: The node they go to.
         label: When, in a few words; may be empty.
-        dies: Whether it is the way of those that nobody took.
+        dies: Whether they are dead letters.
     """
 
     source: Node
@@ -50,11 +50,11 @@ class Flow:
     edges: tuple[Edge, ...]
 
     def leaving(self, node: Node) -> list[Edge]:
-        """Return the ways that leave a place."""
+        """Return the edges that leave a node."""
         return [edge for edge in self.edges if edge.source == node]
 
     def roots(self) -> list[Node]:
-        """Return where to begin: what nothing leads to, then whatever is left over."""
+        """Return the nodes to start with: nothing leads to them, or only a circle."""
         entered = {edge.target for edge in self.edges}
         found = [node for node in self.nodes if node not in entered]
         seen: set[Node] = set()
@@ -79,15 +79,15 @@ def flow(topology: Topology, exchange: str, queue: str) -> Flow:
     """Return the graph of a topology.
 
     Args:
-        topology: What is to be shown.
-        exchange: Where reports are published to.
-        queue: Where the worker takes reports from.
+        topology: The topology.
+        exchange: The exchange that reports are published to.
+        queue: The queue that the worker takes reports from.
     """
     return _Flowing(topology, exchange, queue).flow()
 
 
 def duration(milliseconds: int) -> str:
-    """Return a time as a person would say it: ``10 min``."""
+    """Return a time as people say it: ``10 min``."""
     for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000)):
         if milliseconds and milliseconds % size == 0:
             return f"{milliseconds // size} {unit}"

@@ -1,4 +1,4 @@
-"""Whether what a topology file names in Python is there, and is what a worker needs."""
+"""Import the Python objects that a topology file names, and check them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from oops_celery.topology.document import Reference, references
 from oops_celery.topology.problems import Problem
 from oops_celery.topology.signatures import wrong_with_consumer, wrong_with_handler
 
-#: Characters of an exception's text that are shown.
+#: Most characters of an exception's text.
 MAX_TEXT = 300
 
 _T = TypeVar("_T")
 
 
 def import_object(target: str) -> Any:
-    """Return what ``package.module:name`` means, importable from the current folder.
+    """Return ``package.module:name``, importable from the current folder.
 
     Raises:
         Exception: Whatever the module raises.
@@ -36,10 +36,10 @@ def import_object(target: str) -> Any:
 
 
 def check_imports(text: bytes) -> list[Problem]:
-    """Import the startup handler and the consumers; return what is wrong with them.
+    """Import the startup handler and the consumers; return the problems.
 
     This runs the code of their modules, each once. Malformed entries are left out:
-    `topology_checks.read` names them.
+    `oops_celery.topology.checks` reports them.
 
     Args:
         text: A topology file, whatever other mistakes it has.
@@ -89,10 +89,10 @@ def _import(name: str) -> ModuleType:
 
 
 def guarded(what: str, call: Callable[[], _T]) -> _T:
-    """Call what runs other people's code: anything may happen in it.
+    """Call a function that runs other people's code, which may raise anything.
 
     Raises:
-        UnusableImport: Something happened; the text says `what`, and where.
+        UnusableImport: It raised something; the text gives `what`, and where.
     """
     try:
         return call()
@@ -109,11 +109,11 @@ def _exception_in_words(error: BaseException) -> str:
     name = type(error).__name__
     try:
         text = textwrap.shorten(str(error), MAX_TEXT, placeholder=" ...")
-    except Exception:  # an exception's __str__ is a program as well
+    except Exception:  # an exception's __str__ is code too
         text = ""
     said = f"{name}: {text}" if text else name
     last = traceback.extract_tb(error.__traceback__)[-1]
-    if last.filename.startswith("<"):  # the importer's: a SyntaxError says where
+    if last.filename.startswith("<"):  # the importer: SyntaxErrors have a line
         return said
     return f"{said} ({os.path.relpath(last.filename)}, line {last.lineno})"
 

@@ -1,4 +1,4 @@
-"""A `Flow` as Mermaid text, which GitHub and GitLab draw in Markdown.
+"""Draw a `Flow` as Mermaid text, which GitHub and GitLab show in Markdown.
 
 See https://mermaid.js.org/syntax/flowchart.html.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from oops_celery.topology.graph import Flow, Node
 
-#: How each kind of place is drawn.
+#: The shape of each kind of node.
 _SHAPES = {
     "program": '(["{}"])',
     "exchange": '{{{{"{}"}}}}',
@@ -16,12 +16,12 @@ _SHAPES = {
     "consumer": '[["{}"]]',
 }
 
-#: What would mean something in a label.
+#: Characters with a meaning in a label.
 _CODES = {ord(char): f"#{ord(char)};" for char in '"#<>&`|;\\'}
 
 
 def mermaid(graph: Flow) -> str:
-    """Return the text; ways of messages that nobody took are dotted."""
+    """Return the text; edges of dead letters are dotted."""
     names = {node: f"n{number}" for number, node in enumerate(graph.nodes)}
     lines = ["flowchart LR"]
     for node, name in names.items():

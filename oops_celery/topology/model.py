@@ -1,13 +1,13 @@
 """The topology: the exchanges, queues and consumers of a YAML file.
 
 A `Topology` is a value. It is loaded, compared and shown without a broker, and declared
-on as many as one likes::
+at any number of brokers::
 
     topology = Topology.load("topology.yml")
     for refusal in topology.declare(connection.channel):
         print(refusal)
 
-The schema is amqp-dispatcher's, and more: see `oops_celery.topology.schema`.
+The schema is amqp-dispatcher's, extended: see `oops_celery.topology.schema`.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ConsumerEntry:
-    """A consumer class of the file, as amqp-dispatcher has them.
+    """A consumer class of the file, as in amqp-dispatcher.
 
     Attributes:
         consumer: The class, as ``package.module:Class``.
-        queue: The queue it takes messages from; it need not be in the file.
-        consumer_count: How many instances there are.
-        prefetch_count: How many messages the broker sends ahead; 0 means no limit.
+        queue: The queue that it consumes; it need not be in the file.
+        consumer_count: The number of instances.
+        prefetch_count: Messages that the broker sends ahead; 0 means no limit.
     """
 
     consumer: str
@@ -68,16 +68,16 @@ class ConsumerEntry:
 
 @dataclass(frozen=True)
 class Topology:
-    """What a topology file declares.
+    """The declarations of a topology file.
 
-    Two are equal when they declare the same, wherever they were read.
+    Topologies that declare the same are equal, whatever their files.
 
     Attributes:
         exchanges: Declared first, in this order.
         queues: Declared next, each with its bindings.
         consumers: The consumer classes that a worker runs.
-        startup_handler: ``package.module:function``, called once a worker.
-        warnings: What RabbitMQ would accept, and lose messages by.
+        startup_handler: ``package.module:function``, called once in a worker.
+        warnings: Declarations that RabbitMQ accepts, but that lose messages.
         source: The file.
     """
 
@@ -93,10 +93,10 @@ class Topology:
         """Read a topology file.
 
         Args:
-            path: The file; none means the one that comes with oops-celery.
+            path: The file; None means the packaged one.
 
         Raises:
-            TopologyError: It cannot be read or used; every mistake is named.
+            TopologyError: It cannot be read or used; names every mistake.
         """
         if path is None:
             from oops_celery.topology.default import DEFAULT
@@ -117,12 +117,12 @@ class Topology:
 
         Args:
             text: YAML.
-            source: What messages call it.
+            source: Its name, for messages.
 
         Raises:
-            TopologyError: It cannot be used; every mistake is named.
+            TopologyError: It cannot be used; names every mistake.
         """
-        # YAML and pydantic: the file that comes with oops-celery needs neither.
+        # YAML and pydantic: the packaged topology needs neither.
         from oops_celery.topology.checks import read_topology
 
         with _no_garbage_collection():
@@ -143,14 +143,15 @@ class Topology:
         return {queue.name: queue for queue in self.queues}
 
     def queue(self, name: str) -> Queue | None:
-        """Return the queue of that name, or None where the file has none."""
+        """Return the queue of that name, or None if the file has none."""
         return self._queues.get(name)
 
     def dead_letter_target(self, queue_name: str) -> tuple[str, str] | None:
         """Return the exchange and the routing key of a queue's dead letters.
 
-        The routing key is empty where the file sets none: RabbitMQ then keeps that of
-        the message. None means that the queue has no dead letter exchange.
+        The routing key is empty if the file sets none: RabbitMQ then keeps the
+            message's.
+        None: the queue has no dead letter exchange.
         """
         queue = self.queue(queue_name)
         arguments = queue.queue_arguments if queue else {}
@@ -160,9 +161,9 @@ class Topology:
         return arguments["x-dead-letter-exchange"], key
 
     def dead_letter_queues(self, queue_name: str) -> tuple[Queue, ...]:
-        """Return the queues of the file that a queue's dead letters end in.
+        """Return the queues of the file that receive a queue's dead letters.
 
-        There is one, unless several are bound to the exchange: each then has a copy.
+        There is one, unless several are bound to the exchange: each then gets a copy.
         """
         target = self.dead_letter_target(queue_name)
         return tuple(
@@ -172,11 +173,11 @@ class Topology:
         )
 
     def retry_queues(self, queue_name: str) -> tuple[Queue, ...]:
-        """Return the queues that hold a message for a while, then give it to another.
+        """Return the queues that delay messages for a queue, the shortest TTL first.
 
-        Those are the queues with an ``x-message-ttl`` whose dead letters reach
-        `queue_name`: through the default exchange, or one of the file that it is bound
-        to (with the same routing key, unless it is a fanout). Shortest TTL first.
+        They have an ``x-message-ttl``, and their dead letters reach `queue_name`:
+        through the default exchange, or an exchange of the file that it is bound to
+        (with the same routing key, unless it is a fanout).
         """
         waiting = [
             queue
@@ -203,7 +204,7 @@ class Topology:
         )
 
     def part(self, refusals: Iterable[Refusal]) -> Topology:
-        """Return what was refused, with the queues that it keeps from being bound."""
+        """Return the refused part, with the queues that it keeps from being bound."""
         refused = {(each.kind, each.name) for each in refusals}
         return replace(
             self,
@@ -225,8 +226,8 @@ class Topology:
     def declare(self, open_channel: Callable[[], Channel]) -> list[Refusal]:
         """Declare the exchanges, then the queues, then the bindings.
 
-        What the broker refuses does not keep the rest from being declared. kombu's
-        virtual transports ignore the arguments of queues.
+        A refusal does not stop the rest. kombu's virtual transports ignore the
+        arguments of queues.
 
         Args:
             open_channel: Opens a channel: `kombu.Connection.channel`. Called again
@@ -234,7 +235,7 @@ class Topology:
                 connection: a `kombu.Connection` opens another one.
 
         Returns:
-            What the broker refused; empty when everything is there.
+            What the broker refused; empty if everything is there.
 
         Raises:
             OSError, amqp.exceptions.ConnectionError: Whatever the connection raises.
@@ -243,7 +244,7 @@ class Topology:
             with Declaring(open_channel, CLOSED) as declaring:
                 self._declare(declaring)
             if not (declaring.reconnected and any(q.exclusive for q in self.queues)):
-                break  # else one may have ended with the connection that was closed
+                break  # one may have ended with the closed connection
         return declaring.refusals
 
     def declare_at_once(self, channel: amqp.Channel) -> bool:
@@ -254,8 +255,8 @@ class Topology:
                 it again; or it closes the connection.
 
         Returns:
-            Whether the broker has refused nothing. It does not say which it refused,
-            and what came after is not declared: `declare` does that.
+            Whether the broker refused nothing. It does not say what it refused, and the
+            rest is not declared: `declare` does that.
 
         Raises:
             OSError, amqp.exceptions.ConnectionError: Whatever the connection raises.
@@ -283,7 +284,7 @@ class Topology:
     def _declare(self, declaring: Declaring) -> None:
         for exchange in self.exchanges:
             declaring.attempt("exchange", exchange, exchange.declare)
-        # Exclusive queues end with their connection: once no refusal closes it.
+        # Last: exclusive queues end with their connection, which a refusal may close.
         for queue in sorted(self.queues, key=lambda queue: queue.exclusive):
             declaring.attempt("queue", queue, queue.queue_declare)
         for queue in self.queues:
@@ -306,7 +307,7 @@ class Topology:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Half the time of a large file would go into looking for garbage."""
+    """Half the time of a large file would be garbage collection."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -329,7 +330,7 @@ def _exchange(entry: ExchangeEntry) -> Exchange:
 def _queue(entry: QueueEntry) -> Queue:
     bindings = [
         kombu.binding(
-            # Whoever only binds to an exchange does not know how it is declared.
+            # An entry that only binds to an exchange does not declare it.
             Exchange(binding.exchange, no_declare=True),
             binding.routing_key,
             binding.arguments,

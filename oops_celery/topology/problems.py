@@ -1,4 +1,4 @@
-"""A topology file as bytes, and what is wrong with it."""
+"""Read a topology file as bytes; a problem in it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding in a topology file.
+    """A problem in a topology file.
 
     Attributes:
-        path: The thing: ``queues[1].x_message_ttl``; empty for the file itself.
-        line: Its line in the file, from 1, where it is known.
+        path: Its place: ``queues[1].x_message_ttl``; empty for the file itself.
+        line: Its line in the file, from 1, if known.
         text: What is wrong, with the value and the way out.
         fatal: Whether the file cannot be used. Otherwise it is a warning.
     """
@@ -38,13 +38,13 @@ WRITER_WITHIN = 3.0
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """Return what is in a topology file, or comes out of a pipe.
+    """Return the content of a topology file, or of a pipe.
 
     Raises:
-        OSError, ValueError: It cannot be read, or is no topology file by its size. A
-            pipe that nobody writes into is not waited for.
+        OSError, ValueError: It cannot be read, or is too large. A pipe without a writer
+            is not waited for.
     """
-    # Without O_NONBLOCK, a named pipe would be opened once it has a writer.
+    # Without O_NONBLOCK, opening a named pipe waits for a writer.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
         text: bytes | None = b""
         if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):

@@ -1,4 +1,4 @@
-"""What RabbitMQ refuses of the queues of a topology file, or loses messages by."""
+"""What RabbitMQ refuses in the queues of a topology file, or loses messages by."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from oops_celery.topology.checks import Findings
     from oops_celery.topology.document import Path
 
-#: What RabbitMQ does where these are 0.
+#: What RabbitMQ does if these are 0.
 _HARMS = {
     "x_max_length": "every message is dropped",
     "x_max_length_bytes": "every message is dropped",
@@ -25,12 +25,12 @@ def check_queues(
     exchanges: list[tuple[int, dict[Any, Any]]],
     findings: Findings,
 ) -> None:
-    """Note what RabbitMQ refuses, or loses messages by.
+    """Note declarations that RabbitMQ refuses, or loses messages by.
 
     Args:
-        queues: The entries of the file that are mappings, and their numbers.
-        exchanges: The same of its exchanges.
-        findings: Where it is noted.
+        queues: The queue entries that are mappings, with their numbers.
+        exchanges: The same for exchanges.
+        findings: Takes the problems.
     """
     names = {_if_text(queue.get("queue")) for _, queue in queues}
     passive = {
@@ -99,7 +99,7 @@ def _check_strategy(path: Path, queue: dict[Any, Any], findings: Findings) -> No
 
 
 def _check_undirected(path: Path, queue: dict[Any, Any], findings: Findings) -> None:
-    # A misspelt x_dead_letter_exchange is reported as that, and that is enough.
+    # A misspelt x_dead_letter_exchange is reported as that already.
     if path in findings.broken:
         return
     if queue.get("x_message_ttl") is not None:
@@ -129,7 +129,7 @@ def _check_dead_letter_exchange(
             f"{show(exchange)} is not declared in this file; if the broker has none,"
             " dead letters are lost",
         )
-    # What is bound to an exchange of someone else's (passive) is not known here.
+    # The bindings of a passive exchange, which others declare, are unknown here.
     elif exchanges.get(exchange) is False and exchange not in bound:
         findings.warn(
             path,

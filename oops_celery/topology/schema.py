@@ -1,6 +1,6 @@
-"""What a topology file may say: its keys, and the values that each may have.
+"""The schema of a topology file: its keys and their values.
 
-The keys are amqp-dispatcher's, and every queue argument that RabbitMQ 3.10 to 4.3 knows
+The keys are amqp-dispatcher's, and every queue argument of RabbitMQ 3.10 to 4.3
 (https://www.rabbitmq.com/docs/queues#optional-arguments): ``x-message-ttl`` is written
 ``x_message_ttl``. The limits are those at which RabbitMQ refuses a queue.
 """
@@ -25,13 +25,13 @@ from oops_celery.topology.wording import did_you_mean, kind, show
 
 #: Bytes of a name or a routing key: a short string of AMQP 0-9-1.
 MAX_SHORT_STRING = 255
-#: Milliseconds of a TTL in RabbitMQ: ten years.
+#: Milliseconds of RabbitMQ's longest TTL: ten years.
 MAX_MILLISECONDS = 315_360_000_000
 #: Largest number of AMQP 0-9-1.
 MAX_LONG = 2**63 - 1
-#: Bytes of an ``arguments`` table. It must fit into one frame (131,072 in RabbitMQ).
+#: Bytes of an ``arguments`` table, which must fit into a frame (131,072 in RabbitMQ).
 MAX_TABLE = 65_536
-#: Levels in a file. It needs five; libyaml overruns its stack at some ten thousand.
+#: Levels of a file. It needs five; libyaml overruns its stack at some ten thousand.
 MAX_DEPTH = 50
 
 EXCHANGE_TYPES = ("direct", "fanout", "topic", "headers")
@@ -102,7 +102,7 @@ def _age(text: str) -> str:
 
 
 def _table(table: dict[str, Any]) -> dict[str, Any]:
-    """Check that AMQP can send it. Aliases may have made it deep, or a circle."""
+    """Check that AMQP can send a table. Aliases may have made it deep, or a circle."""
     size, waiting = 0, [(table, 0)]
     while waiting:
         value: Any
@@ -120,7 +120,7 @@ def _table(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _table_value(value: Any) -> int:
-    """Return about the bytes of a value in a table, without what it contains."""
+    """Return the approximate bytes of a value in a table, without its content."""
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
             raise ValueError("a key in it is not text; put it in quotes")
@@ -135,12 +135,12 @@ def _table_value(value: Any) -> int:
 
 
 def _truth(value: Any) -> Any:
-    """Take what amqp-dispatcher took for true and false, where it is plain."""
+    """Accept amqp-dispatcher's forms of true and false, if they are clear."""
     if isinstance(value, int) and value in (0, 1):
         return bool(value)
     if isinstance(value, str) and value.lower() in ("true", "yes", "on"):
         return True
-    if isinstance(value, str):  # any text was true
+    if isinstance(value, str):  # there, any text was true
         raise ValueError(
             f"{show(value)} is text, which amqp-dispatcher took for true; write true or"
             " false, without quotes"
@@ -277,7 +277,7 @@ class QueueEntry(Entry):
     x_initial_cluster_size: Members | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """Return the queue arguments under RabbitMQ's names, the values as written."""
+        """Return the queue arguments by RabbitMQ's names; values as written."""
         return {
             QUEUE_ARGUMENTS[key]: value
             for key, value in self.__dict__.items()
@@ -288,7 +288,7 @@ class QueueEntry(Entry):
 #: Arguments that may be false.
 TRUTHS = ("x_single_active_consumer",)
 
-#: What RabbitMQ calls each key: ``x_message_ttl`` is ``x-message-ttl``.
+#: RabbitMQ's name of each key: ``x_message_ttl`` is ``x-message-ttl``.
 QUEUE_ARGUMENTS = {
     key: key.replace("_", "-") for key in QueueEntry.model_fields if key[:2] == "x_"
 }
@@ -302,7 +302,7 @@ class ConsumerSettings(Entry):
     consumer_count: Annotated[int, Field(ge=1, le=MAX_LONG), Before(_some)] = 1
     # AMQP sends it as 16 bits; 0 means no limit.
     prefetch_count: Annotated[int, Field(ge=0, le=65_535)] = 1
-    # Each message in a process of the pool, and not in the worker's own.
+    # Run each message in a pool process, not in the worker's own.
     prefork: Truth = False
 
 

@@ -1,4 +1,4 @@
-"""What a startup handler and a consumer look like, as amqp-dispatcher has them."""
+"""The signatures of a startup handler and a consumer, as in amqp-dispatcher."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-#: What a consumer has, and how many arguments amqp-dispatcher calls it with.
+#: A consumer's methods, and the number of arguments amqp-dispatcher calls them with.
 METHODS = {
     "consume": (2, "def consume(self, amqp, msg)"),
     "shutdown": (1, "def shutdown(self, exception=None)"),
@@ -14,7 +14,7 @@ METHODS = {
 
 
 def wrong_with_handler(name: str, handler: Any) -> Iterator[str]:
-    """Yield why a worker cannot call it when it starts."""
+    """Yield why a worker cannot call it at its start."""
     if not callable(handler):
         yield f"{name} is of type {type(handler).__name__}; it must be a function"
     elif not _takes(handler, 0):
@@ -29,7 +29,7 @@ def wrong_with_consumer(name: str, consumer: Any) -> Iterator[str]:
     if not _takes(consumer, 0):
         yield f"{name} is made without arguments; its __init__ needs some"
     if not inspect.isclass(consumer):
-        return  # a function that makes one: only its call would tell
+        return  # a function that makes one: only calling it would tell
     for method, (count, form) in METHODS.items():
         if method == "shutdown" and getattr(consumer, method, None) is None:
             continue  # nothing to do at its end
@@ -44,13 +44,13 @@ def _bound(consumer: type, name: str) -> Any:
     method = inspect.getattr_static(consumer, name)
     if inspect.isfunction(method) or isinstance(method, staticmethod | classmethod):
         return method.__get__(object(), consumer)
-    return None  # a callable of another kind: only its call would tell
+    return None  # another kind of callable: only calling it would tell
 
 
 def _takes(function: Any, count: int) -> bool:
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # nothing is known: written in C, say
+    except (TypeError, ValueError):  # for example written in C: unknown
         return True
     try:
         signature.bind(*range(count))

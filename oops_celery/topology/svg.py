@@ -1,8 +1,8 @@
-"""A `Flow` as an SVG: a layered drawing, from left to right.
+"""Draw a `Flow` as an SVG: in layers, from left to right.
 
-The steps are those of Sugiyama's method: ways that lead back are turned round, each
-place gets a layer behind all that lead to it, a way over several layers gets a point in
-each, and each layer is sorted by the neighbours' places.
+The steps are those of Sugiyama's method: reverse the edges that lead back, give each
+node a layer behind all that lead to it, give an edge over several layers a point in
+each, and sort each layer by the positions of its neighbours.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from itertools import chain, pairwise
 
 from oops_celery.topology.graph import Edge, Flow, Node
 
-#: Pixels. The font has one width, so that the size of a text is known.
+#: Pixels. The font is monospaced, so the width of a text is known.
 CHARACTER, LINE, PADDING = 7.3, 17, 12
-#: Between two places of a layer, and around the drawing.
+#: Between two nodes of a layer, and around the drawing.
 GAP, MARGIN = 26, 24
 #: Between two layers, beside the longest label.
 LAYER_GAP = 70
@@ -32,13 +32,13 @@ text{font:12px ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace;fill:#1f
 """
 
 
-#: Where a way meets a box: x, y, and how many meet that side of it.
+#: Where an edge meets a box: x, y, and how many edges meet that side.
 _Point = tuple[float, float, int]
 
 
 @dataclass(eq=False)
 class _Place:
-    """A node, or a point that a way goes through."""
+    """A node, or a point that an edge goes through."""
 
     layer: int
     node: Node | None = None
@@ -69,7 +69,7 @@ class _Place:
 
 
 def svg(graph: Flow) -> str:
-    """Return a drawing that needs no other file; what dies goes along dashed ways."""
+    """Return a drawing that needs no other file; edges of dead letters are dashed."""
     turned = _turned(graph)
     layers = _layers(graph, turned)
     places = {node: _Place(layer, node) for node, layer in layers.items()}
@@ -92,7 +92,7 @@ def svg(graph: Flow) -> str:
 
 
 def _turned(graph: Flow) -> set[Edge]:
-    """Return the edges that close a circle, when one goes along from the roots."""
+    """Return the edges that close a circle, when followed from the roots."""
     turned: set[Edge] = set()
     done: set[Node] = set()
     for root in graph.roots():
@@ -121,7 +121,7 @@ def _turned(graph: Flow) -> set[Edge]:
 
 
 def _layers(graph: Flow, turned: set[Edge]) -> dict[Node, int]:
-    """Return each node's layer: behind all that lead to it."""
+    """Return each node's layer: behind all nodes that lead to it."""
     layers = dict.fromkeys(graph.nodes, 0)
     for _ in graph.nodes:
         moved = False
@@ -151,7 +151,7 @@ def _way(edge: Edge, turned: bool, places: dict[Node, _Place]) -> list[_Place]:
 
 
 def _sort(columns: dict[int, list[_Place]]) -> None:
-    """Bring each layer into the order of its neighbours: fewer ways cross."""
+    """Sort each layer by its neighbours, so that fewer edges cross."""
     order = {
         place: float(index)
         for column in columns.values()
@@ -193,7 +193,7 @@ def _lay_out(columns: dict[int, list[_Place]], graph: Flow) -> tuple[float, floa
 
 
 def _ports(ways: list[tuple[Edge, list[_Place]]]) -> dict[tuple[int, bool], _Point]:
-    """Return where each way (by its number) leaves and enters, none where another."""
+    """Return where each edge (by number) leaves and enters, each in its own place."""
     sides: dict[tuple[_Place, int], list[tuple[float, int, bool]]] = defaultdict(list)
     for number, (_, way) in enumerate(ways):
         for enters, (end, near) in ((False, way[:2]), (True, way[:-3:-1])):
@@ -220,7 +220,7 @@ def _drawn_way(edge: Edge, way: list[_Place], leaves: _Point, enters: _Point) ->
     steps = [f"M{points[0][0]:.1f},{points[0][1]:.1f}"]
     for (x0, y0), (x1, y1) in pairwise(points):
         x = (x0 + x1) / 2
-        if way[0] is way[-1]:  # back to where it began: it goes round
+        if way[0] is way[-1]:  # back to where it began: around the box
             x -= 30
         steps.append(f"C{x:.1f},{y0:.1f} {x:.1f},{y1:.1f} {x1:.1f},{y1:.1f}")
     dies = " dies" if edge.dies else ""
@@ -231,7 +231,7 @@ def _drawn_label(edge: Edge, way: list[_Place], leaves: _Point, enters: _Point) 
     if not edge.label or way[0] is way[-1]:
         return ""
     points = _points(way, leaves, enters)
-    # Where there is less of a crowd.
+    # On the side with fewer edges.
     (x0, y0), (x1, y1) = points[-2:][::-1] if leaves[2] >= enters[2] else points[:2]
     x, y = x0 + 0.36 * (x1 - x0), y0 + 0.16 * (y1 - y0)
     dead = " dead" if edge.dies else ""

@@ -1,6 +1,6 @@
-"""How values, keys and pydantic's complaints are put into words.
+"""Show values, keys and pydantic's errors in words.
 
-What is shown is one short line, whatever stands in the file.
+The result is one short line, whatever the file contains.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 _short = reprlib.Repr()
-# What is shown stays short, whatever anchors and aliases have multiplied.
+# Short, whatever anchors and aliases have multiplied.
 _short.maxlevel, _short.maxlist, _short.maxdict, _short.maxset = 2, 3, 3, 3
 _short.maxstring = _short.maxlong = _short.maxother = 60
 
 
 def show(value: Any) -> str:
-    """Return a value as YAML would have it, on one short line."""
+    """Return a value as YAML, on one short line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     try:
         return _short.repr(value)
-    except ValueError:  # Python writes no number of more than 4300 digits
+    except ValueError:  # Python prints no number of more than 4300 digits
         return "a huge number"
 
 
 def show_key(key: Any) -> str:
-    """Return a key as it was written, if that is fit to be shown."""
+    """Return a key as it was written, if it can be shown."""
     fit = isinstance(key, str) and key.isprintable() and 0 < len(key) <= 60
     return str(key) if fit else show(key)
 
 
 def show_path(path: tuple[Any, ...]) -> str:
-    """Return where something stands: ``queues[1].x_message_ttl``."""
+    """Return a place in the file: ``queues[1].x_message_ttl``."""
     steps = (f"[{x}]" if isinstance(x, int) else f".{show_key(x)}" for x in path)
     return "".join(steps).removeprefix(".")
 
@@ -61,12 +61,12 @@ def kind(value: Any) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the end of a message: the known word that is like this one, if any."""
+    """Return the end of a message that suggests the most similar known word, if any."""
     close = get_close_matches(word, known, 1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
-#: What each complaint of pydantic asks for.
+#: What each error type of pydantic asks for.
 _WANTED = {
     "int_type": "a whole number",
     "bool_type": "true or false",
@@ -78,7 +78,7 @@ _WANTED = {
 
 
 def explained(detail: ErrorDetails) -> str:
-    """Return what pydantic finds wrong with a value, and the way out."""
+    """Return pydantic's objection to a value, and the way out."""
     value, context = detail["input"], detail.get("ctx", {})
     match detail["type"]:
         case "value_error":

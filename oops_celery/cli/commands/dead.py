@@ -18,7 +18,7 @@ _AS_JSON = click.option(
 )
 
 
-#: Ends the help of each command.
+#: The end of each command's help.
 _EXIT_CODES = """
 
     The exit code is 0 when all is done; 1 when something is not done, or there is no
@@ -28,7 +28,7 @@ _EXIT_CODES = """
 
 
 def _since(_: Any, __: Any, text: str | None) -> datetime | None:
-    """Read ``2h``, or an ISO time."""
+    """Parse ``2h``, or an ISO time."""
     from oops_celery.cli.dead_letters import since
 
     if text is None:
@@ -42,7 +42,7 @@ def _since(_: Any, __: Any, text: str | None) -> datetime | None:
 
 
 def _which(command: _F) -> _F:
-    """Give a command the messages that it is about: ``ID... | --all | --type``."""
+    """Add the choice of messages to a command: ``ID... | --all | --type``."""
     of_type = click.option("--type", "kind", help="Those of one exception's type.")
     all_of_them = click.option(
         "--all", "everything", is_flag=True, help="All that are in the queue now."
@@ -72,7 +72,7 @@ Examples:
 @click.option("--queue", help="Another queue of dead letters, as of a Receiver.")
 @click.pass_context
 def command(ctx: click.Context, queue: str | None) -> None:
-    """Remember which queue it is about."""
+    """Keep the name of the queue."""
     ctx.obj = queue
 
 
@@ -100,7 +100,7 @@ Examples:
 def list_(
     queue: str | None, kind: str | None, since: datetime | None, as_json: bool
 ) -> None:
-    """List what there is."""
+    """List dead letters."""
     from oops_celery.cli import dead_letters as parked
     from oops_celery.cli.views.report import letter_as_json
 
@@ -132,7 +132,7 @@ Example:
 @click.option("--raw", is_flag=True, help="Print the body, not to a terminal.")
 @click.pass_context
 def show(ctx: click.Context, part: str, as_json: bool, raw: bool) -> None:
-    """Show one of them."""
+    """Show one dead letter."""
     from oops_celery.cli import dead_letters as parked
     from oops_celery.cli.commands.show import check_usage, show_found
 
@@ -170,7 +170,7 @@ def replay(
     kind: str | None,
     as_json: bool,
 ) -> None:
-    """Replay some of them."""
+    """Replay dead letters."""
     from oops_celery.celery import app
     from oops_celery.cli import dead_letters as parked
     from oops_celery.dead_letters.replay import Replay
@@ -205,7 +205,7 @@ def discard(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Discard some of them."""
+    """Discard dead letters."""
     from oops_celery.cli import dead_letters as parked
     from oops_celery.dead_letters import removal
 
@@ -253,7 +253,7 @@ def export(
     remove: bool,
     as_json: bool,
 ) -> None:
-    """Export some of them, or all."""
+    """Export dead letters."""
     from oops_celery.cli import dead_letters as parked
     from oops_celery.dead_letters import removal
 

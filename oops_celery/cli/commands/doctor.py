@@ -1,4 +1,4 @@
-"""``oops-celery doctor``: whether a report would arrive, and if not, why not."""
+"""``oops-celery doctor``: check whether reports would arrive, and say why not."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def command(
     no_ping: bool,
     as_json: bool,
 ) -> None:
-    """Examine everything, and end with an exit code that says how that went."""
+    """Check everything, and exit with a code for the result."""
     from oops_celery.celery import app
     from oops_celery.cli.console import others_on_stderr
     from oops_celery.operations.doctor import (

@@ -1,4 +1,4 @@
-"""``oops-celery flower``: Flower, with what it needs to speak of reports."""
+"""``oops-celery flower``: Flower, configured for reports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 from oops_celery.cli.broker import CannotTell, telling_why
 
-#: The last of TCP's ports.
+#: TCP's highest port.
 MAX_PORT = 65535
 
 
@@ -47,7 +47,7 @@ def command(ctx: click.Context, arguments: tuple[str, ...]) -> None:
     from oops_celery import settings
     from oops_celery.topology.model import Topology
 
-    with telling_why():  # not by the app, which celery must be the first to import
+    with telling_why():  # not by the app, which celery must import first
         own = settings.load()
         settings.broker(own.celery)
         Topology.load(own.topology)
@@ -57,7 +57,7 @@ def command(ctx: click.Context, arguments: tuple[str, ...]) -> None:
         name = argument.lstrip("-").partition("=")[0]
         if not argument.startswith("-"):
             raise click.UsageError(f"{argument!r}: write --option=value", ctx)
-        if name.replace("-", "_") not in options:  # Flower would leave it out
+        if name.replace("-", "_") not in options:  # Flower would ignore it
             known = [f"--{each}" for each in options]
             raise click.NoSuchOption(f"--{name}", possibilities=known, ctx=ctx)
         try:
@@ -69,9 +69,9 @@ def command(ctx: click.Context, arguments: tuple[str, ...]) -> None:
     try:
         sys.argv = ["celery", "-A", "oops_celery", "flower", *arguments]
         celery.main(sys.argv[1:], prog_name="celery", auto_envvar_prefix="CELERY")
-    except OSError as error:  # a port that is taken, a file that is not there
+    except OSError as error:  # a port in use, a missing file
         why = error.strerror or str(error)
         where = f"{error.filename}: " if error.filename else ""
         raise CannotTell(f"Flower cannot serve: {where}{why}") from None
-    except Exception as error:  # a value that is no number; its file is a program
+    except Exception as error:  # not a number; its settings file is a program
         raise CannotTell(f"Flower: {type(error).__name__}: {error}") from None

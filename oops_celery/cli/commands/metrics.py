@@ -1,4 +1,4 @@
-"""``oops-celery metrics``: the queues, for Prometheus."""
+"""``oops-celery metrics``: metrics of the queues, for Prometheus."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from oops_celery.cli.broker import (
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-#: Prometheus comes here unless told otherwise.
+#: The port in docs/monitoring.md.
 DEFAULT_PORT = 9540
 
-#: Seconds to wait for somebody who looks at dead letters, and hides them: at a scrape,
+#: Seconds to wait for somebody who looks at dead letters and hides them: at a scrape,
 #: for which Prometheus waits 10 s, and with --once.
 LOOK_TIMEOUT = 4.0
 LOOK_ONCE = 30.0

@@ -1,4 +1,4 @@
-"""``oops-celery report``: what happened today in a repository."""
+"""``oops-celery report``: the reports of a day or more in a repository, in groups."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from oops_celery.repository.groups import Group
     from oops_celery.repository.reader import Overview
 
-#: Files that are named at most where a person reads.
+#: Most files to name for a person.
 NAMED = 10
 
 
@@ -96,7 +96,7 @@ def command(
     as_json: bool,
     page: str | None,
 ) -> None:
-    """Read the repository, and print or write what is in it."""
+    """Read the repository, and print or write its groups."""
     folder = repository or _default_repository()
     last = (day or datetime.now(timezone.utc)).date()
     overview = _read_days(folder, last, days)

@@ -1,4 +1,4 @@
-"""``oops-celery resubmit``: the reports of a fallback repository go to the broker."""
+"""``oops-celery resubmit``: send the reports of a fallback folder to the broker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from oops_celery.publishing.resubmit import Outcome
 
-#: Files that are named one by one when they cannot be sent; the others are counted.
+#: Most files to name that cannot be sent; the others are counted.
 MAX_NAMED = 20
 
 
@@ -48,13 +48,13 @@ Examples:
 )
 @click.pass_context
 def command(ctx: click.Context, folder: Path, as_json: bool) -> None:
-    """Resubmit a folder, and end with an exit code that says how that went."""
+    """Resubmit a folder, and exit with a code for the result."""
     from oops_celery import Publisher, app
     from oops_celery.cli.broker import CannotTell, broker_name
     from oops_celery.publishing.resubmit import resubmit
     from oops_celery.repository.reader import waiting
 
-    broker_name(app)  # the settings are read, and checked
+    broker_name(app)  # read and check the settings
     try:
         files = waiting(folder)
     except OSError as error:

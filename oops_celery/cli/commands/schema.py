@@ -1,4 +1,4 @@
-"""``oops-celery schema``: what a topology file may say, for editors."""
+"""``oops-celery schema``: the JSON Schema of a topology file, for editors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-#: What an editor shows of a key, where its name does not say it.
+#: Descriptions for editors of keys whose names do not explain them.
 DESCRIPTIONS = {
     "startup_handler": "package.module:function, called once a worker",
     "exchanges": "Exchanges to declare; what a binding alone names must exist",
@@ -86,9 +86,10 @@ def json_schema() -> dict[str, Any]:
 
 
 def _described(key: str, schema: dict[str, Any], required: bool) -> dict[str, Any]:
-    """Return the schema of a key: explained, and null where it may be left out.
+    """Return the schema of a key: with a description, and null if it may be left out.
 
-    Flat, where pydantic has ``anyOf``: an editor completes it, and says what is wrong.
+    Flat, unlike pydantic's ``anyOf``: so an editor completes it, and says what is
+    wrong.
     """
     values = {name: schema[name] for name in schema if name not in ("title", "anyOf")}
     for alternative in schema.get("anyOf", ()):

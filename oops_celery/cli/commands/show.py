@@ -1,4 +1,4 @@
-"""``oops-celery show``: a report that was kept, or given up."""
+"""``oops-celery show``: find a report by its id, stored or dead, and show it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from oops_celery.dead_letters.search import Found, Search
 
-#: Candidates that are named at most.
+#: Most candidates to name.
 NAMED = 20
 
 
@@ -72,12 +72,12 @@ def command(ctx: click.Context, part: str, as_json: bool, raw: bool) -> None:
 
 
 def _only(by_id: dict[str, list[Found]]) -> list[Found] | None:
-    """Return what has the only id: it may have been found by its file's name."""
+    """Return the reports with the only id: one may match by its file's name alone."""
     return next(iter(by_id.values())) if len(by_id) == 1 else None
 
 
 def check_usage(as_json: bool, raw: bool) -> None:
-    """Refuse what makes no sense, before any work."""
+    """Refuse useless combinations of options before any work."""
     if as_json and raw:
         raise click.UsageError("--json and --raw exclude each other")
     if raw and sys.stdout.isatty():
@@ -85,13 +85,13 @@ def check_usage(as_json: bool, raw: bool) -> None:
 
 
 def show_found(found: list[Found], as_json: bool, raw: bool) -> int:
-    """Show what was found under one id; return the exit code."""
+    """Show what was found for one id; return the exit code."""
     from rich.console import Console
 
     from oops_celery import wire
     from oops_celery.cli.views import report as details
 
-    # What is a report comes first: a foreign message may bear the same id.
+    # Reports first: another message may have the same id.
     found = sorted(found, key=lambda one: not one.is_report)
     if raw:
         click.echo(found[0].body, nl=False)
@@ -110,7 +110,7 @@ def show_found(found: list[Found], as_json: bool, raw: bool) -> int:
 
 @contextmanager
 def news(what: str) -> Iterator[Callable[[str], None]]:
-    """Tell on a terminal how far a search is."""
+    """Show the progress of a search on a terminal."""
     from rich.console import Console
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""``oops-celery topology``: show, draw, compare with the broker, and declare."""
+"""``oops-celery topology``: show, draw, compare and declare the topology."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``oops-celery trace``: the reports as they come, without taking them from anyone."""
+"""``oops-celery trace``: show reports as they arrive, and leave them in their queue."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ if TYPE_CHECKING:
     from oops_celery.celery import App
     from oops_celery.transport.link import Link
 
-    #: Texts that a report must have one of, by the element they stand in.
+    #: Texts of which a report must have one, by their field.
     Filters = dict[str, list[str]]
 
-#: What can be filtered by.
+#: The fields to filter by.
 FILTERED = ("type", "topic", "reporter")
 
-#: Reports that wait for us at the broker at most; of more the oldest are not shown.
+#: Most reports that wait for us at the broker; it drops older ones.
 BACKLOG = 10_000
 
-#: Seconds between two looks at whether the broker is still there, and between two
-#: tries to reach it again.
+#: Seconds between two checks of the connection, and between two attempts to connect
+#: again.
 POLL = 1.0
 
-#: Columns that a line needs to hold more than the time and the id; where there are
-#: fewer, it has two or three lines.
+#: Columns of a line with more than the time and the id; a narrower one is broken into
+#: two or three.
 WIDE = 100
 
-#: Characters of type, topic and value that are shown at most.
+#: Most characters of type, topic and value.
 MOST = 300
 
 
 class _Refused(CannotTell):
-    """The broker works, and does not let us."""
+    """The broker works, and refuses."""
 
 
 def _filters(_context: Any, _option: Any, values: tuple[str, ...]) -> Filters:
@@ -108,7 +108,7 @@ def command(
     exchange: str | None,
     routing_key: str | None,
 ) -> None:
-    """Listen, and show what comes."""
+    """Listen, and show the reports that arrive."""
     from oops_celery.celery import app
 
     show = _print_json if as_json else _print_full if full else _print_line
@@ -136,7 +136,7 @@ def _source(app: App, exchange: str | None, key: str | None) -> tuple[str, str]:
 
 
 def _bodies(app: App, exchange: str, key: str) -> Generator[bytes, None, None]:
-    """Yield the messages that come; connect again when that is needed."""
+    """Yield the bodies that arrive; reconnect if needed."""
     place = f"exchange {exchange!r} at {broker_name(app)}"
     begun = lost = False
     while True:
@@ -159,7 +159,7 @@ def _bodies(app: App, exchange: str, key: str) -> Generator[bytes, None, None]:
 
 
 def _listen(_: App, link: Link, exchange: str, key: str) -> Iterator[bytes | None]:
-    """Yield None when it begins, then the messages that come."""
+    """Yield None when it starts, then the bodies that arrive."""
     from oops_celery.wire.task import body_of
 
     raw = link.raw
@@ -176,7 +176,7 @@ def _listen(_: App, link: Link, exchange: str, key: str) -> Iterator[bytes | Non
 def _listen_elsewhere(
     app: App, link: Link, exchange: str, key: str
 ) -> Iterator[bytes | None]:
-    """Do the same at the broker of ``make run``, and others for trying out."""
+    """Do the same at a broker without AMQP, such as that of ``make run``."""
     from uuid import uuid4
 
     import kombu
@@ -186,7 +186,7 @@ def _listen_elsewhere(
     come: deque[Any] = deque()
     app.topology.declare(link.connection.channel)
     with link.connection.channel() as channel:
-        # That broker forgets no queue by itself, and checks no exchange.
+        # Such a broker deletes no queue by itself, and checks no exchange.
         queue = kombu.Queue(f"trace-{uuid4()}", exchange, key, no_declare=True)
         channel.queue_declare(queue.name)
         channel.queue_bind(queue.name, exchange, key)
@@ -207,7 +207,7 @@ def _listen_elsewhere(
 
 
 def _subscribe(raw: Any, exchange: str, key: str) -> deque[Any]:
-    """Return where messages will arrive."""
+    """Return the queue in this process where messages arrive."""
     import amqp
 
     come: deque[Any] = deque()

@@ -1,4 +1,4 @@
-"""``oops-celery validate``: all that is wrong with a topology file."""
+"""``oops-celery validate``: check a topology file."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ Examples:
 )
 @click.pass_context
 def command(ctx: click.Context, file: str, as_json: bool) -> None:
-    """Validate a file, and end with an exit code that says how that went."""
+    """Check a file, and exit with a code for the result."""
     problems = find_problems(file)
     (_print_json if as_json else _print)(file, problems)
     ctx.exit(1 if any(problem.fatal for problem in problems) else 0)
 
 
 def find_problems(file: str) -> list[Problem]:
-    """Return all that is wrong with a topology file, in the order of its lines.
+    """Return all problems of a topology file, in the order of lines.
 
-    What the file names in Python is imported.
+    It imports the Python objects that the file names.
     """
     from oops_celery.cli.console import others_on_stderr
     from oops_celery.errors import TopologyError
@@ -60,7 +60,7 @@ def find_problems(file: str) -> list[Problem]:
     from oops_celery.topology.problems import read_file
 
     try:
-        # Read once: a pipe, as of `validate <(...)`, gives its content one time only.
+        # Read once: a pipe, as in `validate <(...)`, gives its content only once.
         text = read_file(file)
     except (OSError, ValueError) as error:  # ValueError: it is too long
         why = getattr(error, "strerror", None) or error

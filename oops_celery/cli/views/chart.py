@@ -1,20 +1,20 @@
-"""A chart of stacked bars, as SVG that a page can hold."""
+"""A chart of stacked bars, as SVG for a page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-#: Colours that a page has: ``g0`` to ``g7``. The last is for all that is left over.
+#: The page's classes for colours: ``g0`` to ``g7``. The last is for the rest.
 COLOURS = 8
 
-#: The drawing's size, and the place that the labels have.
+#: The size of the drawing, and the room for labels.
 WIDTH, HEIGHT = 960, 260
 LEFT, BOTTOM, TOP = 44, 26, 8
 
-#: Labels below the bars at most.
+#: Most labels below the bars.
 LABELS = 12
 
-#: Lines across at most.
+#: Most horizontal lines.
 LINES = 5
 
 
@@ -22,10 +22,10 @@ def chart(names: list[str], rows: list[list[int]], labels: list[str], what: str)
     """Return the chart as an SVG element.
 
     Args:
-        names: What each row is, from the bottom up; HTML already.
-        rows: The counts of each row, one a bar.
-        labels: What stands below the bars.
-        what: What is to be seen.
+        names: The name of each row, from the bottom up; escaped HTML.
+        rows: The counts of each row, one for each bar.
+        labels: The labels below the bars.
+        what: A description of the chart.
     """
     highest = max(map(sum, zip(*rows, strict=True)))
     step = _step(highest)

@@ -1,7 +1,8 @@
-"""The page of ``oops-celery report --html``: one file, and nothing from elsewhere.
+"""The page of ``oops-celery report --html``: one file, which loads nothing.
 
-What the reports say was typed by strangers: it is escaped, and the page's own policy
-lets no script run but the one below, by its hash.
+Reports contain user input: it is escaped, and the page's own policy permits no script
+    but
+the one below, by its hash.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from oops_celery.repository.groups import Group
     from oops_celery.repository.reader import Overview
 
-#: Groups, and files that are no reports, that a page has at most: a browser must be
-#: able to show it.
+#: Most groups, and most unreadable files, on a page: a browser must be able to show it.
 MOST = 1000
 
 STYLE = """
@@ -171,7 +171,7 @@ def _chart(overview: Overview) -> str:
     for _, hours in series:
         row = [0] * bars
         for hour, count in hours.items():
-            # A report that was on its way over midnight is in the next day's folder.
+            # A report on its way at midnight is in the next day's folder.
             row[min(max(hour // size - first, 0), bars - 1)] += count
         counts.append(row)
     names = [_safe(name) for name, _ in series]

@@ -1,4 +1,4 @@
-"""How a single report is shown: to a person, or as JSON."""
+"""Show a single report to a person, or as JSON."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from oops_celery.cli.console import escaped, say
 from oops_celery.dead_letters.letter import Letter
 from oops_celery.dead_letters.search import Found
 
-#: Columns of a bar of the timeline.
+#: Columns of a bar in the timeline.
 BAR = 20
 
-#: Characters of a traceback above which it is not coloured: that would take seconds.
+#: Characters above which a traceback is not coloured: that would take seconds.
 COLOURED = 200_000
 
-#: Bytes that are shown of what is no report.
+#: Bytes to show of a body that is not a report.
 BODY_SHOWN = 400
 
-#: What has a place of its own; any other key is shown as it is.
+#: Keys with their own place; any other key is shown as it is.
 _HEADING = ("type", "value")
 _SECTIONS = ("tb_text", "req_vars", "timeline")
 
 
 def as_json_value(value: Any, depth: int = 0) -> Any:
-    """Return a value as JSON has it: times in ISO 8601, bytes and the rest as text."""
+    """Return a value for JSON: times in ISO 8601, bytes and others as text."""
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, (Mapping, list, tuple)):
-        if depth > wire.MAX_DEPTH:  # as a report of somebody else's may be
+        if depth > wire.MAX_DEPTH:  # another program's report may be
             return f"<nested deeper than {wire.MAX_DEPTH} levels>"
         if isinstance(value, Mapping):
             return {
@@ -55,12 +55,12 @@ def _printable(value: Any) -> str:
 
 
 def as_json(value: Any) -> str:
-    """Return JSON that jq reads."""
+    """Return a value as JSON text."""
     return json.dumps(as_json_value(value), indent=2)
 
 
 def letter_as_json(letter: Letter, queue: str) -> dict[str, Any]:
-    """Return what is known of a parked message."""
+    """Return the metadata of a parked message."""
     return {
         "id": letter.id,
         "report": letter.is_report,
@@ -78,7 +78,7 @@ def letter_as_json(letter: Letter, queue: str) -> dict[str, Any]:
 
 
 def age_in_seconds(letter: Letter) -> int | None:
-    """Return how long a message has been parked; None where nobody says."""
+    """Return how long a message has been parked; None if unknown."""
     if letter.parked_at is None:
         return None
     parked = datetime.now(timezone.utc) - letter.parked_at
@@ -97,7 +97,7 @@ def age(letter: Letter) -> str:
 
 
 def candidate(one: Found | Letter) -> str:
-    """Return what tells a report from others whose ids have the same part."""
+    """Return a line that tells a report from others with a similar id."""
     time = one.time or (one.parked_at if isinstance(one, Letter) else None)
     return (
         f"{one.id}  {one.type or '(no type)'}  {_time(time) if time else '(no time)'}"
@@ -105,7 +105,7 @@ def candidate(one: Found | Letter) -> str:
 
 
 def print_reports(console: Console, found: list[Found]) -> None:
-    """Show a report that was found, in one place or in several."""
+    """Show a report that was found in one place or several."""
     report: dict[str, Any] = {}
     try:
         report = found[0].report()
@@ -133,7 +133,7 @@ def print_reports(console: Console, found: list[Found]) -> None:
 
 
 def fields(console: Console, report: Mapping[str, Any]) -> None:
-    """Show what has no place of its own."""
+    """Show the keys without their own place."""
     for name, value in report.items():
         elsewhere = name in ("id", *_HEADING, *_SECTIONS)
         if not elsewhere and value not in (None, "", [], {}):
@@ -198,7 +198,7 @@ def _print_traceback(console: Console, title: str, text: Any) -> None:
 
 
 def _print_variables(console: Console, variables: Any) -> None:
-    """Show request variables: a dict, or pairs as oops_datedir_repo had them once."""
+    """Show request variables: a dict, or pairs as in old oops_datedir_repo files."""
     pairs = variables.items() if isinstance(variables, Mapping) else variables
     shown = [pair for pair in _rows(pairs) if len(pair) == 2]
     if shown:
@@ -208,7 +208,7 @@ def _print_variables(console: Console, variables: Any) -> None:
 
 
 def _print_timeline(console: Console, timeline: Any) -> None:
-    """Show who did what when: (start, stop, category, detail, ...), in ms."""
+    """Show the timeline: (start, stop, category, detail, ...), in ms."""
     rows = [row for row in _rows(timeline) if len(row) >= 2 and _span(row)]
     if not rows:
         return
@@ -226,7 +226,7 @@ def _print_timeline(console: Console, timeline: Any) -> None:
 def _rows(value: Any) -> list[Any]:
     try:
         return [row for row in value or () if isinstance(row, (list, tuple))]
-    except TypeError:  # strangers may write anything into a report
+    except TypeError:  # a report may contain anything
         return []
 
 
@@ -241,7 +241,7 @@ def _span(row: Iterable[Any]) -> bool:
 
 
 def _bar(start: float, duration: float, length: float, encoding: str) -> str:
-    """Return a bar that stands where in the whole something was, and how long."""
+    """Return a bar that shows when in the request something happened, and how long."""
     full = "█" if escaped("█", encoding) == "█" else "#"
     if length <= 0:
         return full.ljust(BAR)

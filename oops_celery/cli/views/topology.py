@@ -1,4 +1,4 @@
-"""How ``oops-celery topology show`` shows a topology: tables, a tree, or JSON."""
+"""Show a topology: as tables, a tree, or JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from oops_celery.topology.model import Exchange, Queue, Topology
 #: Columns of a table in a pipe: no line is folded there, so that grep finds all of it.
 PIPE_WIDTH = 1000
 
-#: How each kind of place is coloured.
+#: The colour of each kind of node.
 _STYLES = {
     "exchange": "yellow",
     "queue": "cyan",
@@ -28,7 +28,7 @@ _STYLES = {
 
 
 def described(topology: Topology) -> dict[str, Any]:
-    """Return a topology as JSON has it."""
+    """Return a topology for JSON."""
     return {
         "file": topology.source,
         "startup_handler": topology.startup_handler,
@@ -66,7 +66,7 @@ def _queue(queue: Queue, topology: Topology) -> dict[str, Any]:
 
 
 def print_topology(topology: Topology, graph: Flow) -> None:
-    """Print tables of what there is, and a tree of how messages flow."""
+    """Print tables of the declarations, and a tree of how messages flow."""
     terminal = Console()
     fixed = terminal.is_terminal or os.environ.get("COLUMNS")
     console = terminal if fixed else Console(width=PIPE_WIDTH)
@@ -151,7 +151,7 @@ def _dead_letters(target: tuple[str, str] | None) -> str:
     return f"queue {key}" if key else "queue of the routing key"
 
 
-#: What a table has a column for.
+#: Arguments with their own column.
 _SHOWN = (
     "x-queue-type",
     "x-message-ttl",
@@ -161,7 +161,7 @@ _SHOWN = (
 
 
 def _more(thing: Exchange | Queue) -> str:
-    """Return what the tables have no column for."""
+    """Return the arguments without a column."""
     words = [] if thing.durable else ["not durable"]
     for flag in ("auto_delete", "internal", "exclusive", "passive"):
         if getattr(thing, flag, False):
@@ -188,7 +188,7 @@ def _named(console: Console, node: Node, edge: Edge | None = None) -> Text:
 def _grow(
     console: Console, tree: Tree, node: Node, graph: Flow, seen: set[Node]
 ) -> None:
-    """Add what leaves a node; what was there already is only named."""
+    """Add the edges that leave a node; a node that is there already is only named."""
     seen.add(node)
     for edge in graph.leaving(node):
         text = _named(console, edge.target, edge)
