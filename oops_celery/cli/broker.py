@@ -87,7 +87,7 @@ def connected(app: App, any_broker: bool = False) -> Iterator[Link]:
     """Connect to a RabbitMQ; an error ends the command.
 
     The link has kombu's connection, with a limit on each wait. With ``any_broker`` it
-    may use another transport of kombu's: then ``link.raw`` is None.
+    may use another transport of kombu's: then ``link.is_amqp`` is False.
     """
     from amqp.exceptions import ConnectionError as AMQPConnectionError
 
@@ -101,7 +101,7 @@ def connected(app: App, any_broker: bool = False) -> Iterator[Link]:
         link = sender.open()
     except Unavailable as error:
         raise CannotTell(f"{name}: {in_a_line(error, BROKER_TIMEOUT)}") from None
-    if link.raw is None and not any_broker:
+    if not link.is_amqp and not any_broker:
         raise CannotTell(f"{name}: only a RabbitMQ can be asked; set RABBITMQ_URL")
     try:
         yield link

@@ -91,7 +91,7 @@ class Broker:
             raise QueueError(
                 f"{self.name}: {in_a_line(error, LOOK_TIMEOUT)}"
             ) from error
-        if self._link.raw is None:
+        if not self._link.is_amqp:
             raise QueueError(f"{self.name}: only an AMQP broker can be looked into")
         self.usable = True
         return self

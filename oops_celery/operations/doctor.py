@@ -160,7 +160,7 @@ def examine_broker(
         text, fix = trouble(error)
         yield Finding("broker", "wrong", f"{name}: {text}", fix)
         return
-    if link.raw is None:
+    if not link.is_amqp:
         yield Finding(
             "broker",
             "unknown",

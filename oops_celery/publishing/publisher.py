@@ -309,7 +309,7 @@ def _declare(link: Link) -> None:
         _declared.say(str(error))
         return
     refusals: list[Any] = []
-    if link.raw is None or not topology.declare_at_once(link.channel):
+    if not link.is_amqp or not topology.declare_at_once(link.channel):
         refusals = topology.declare(link.connection.channel)
     _declared.say("; ".join(map(str, refusals)))
 

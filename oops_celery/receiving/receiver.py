@@ -16,7 +16,7 @@ from oops_celery import wire
 from oops_celery.dead_letters import park
 from oops_celery.errors import NotTaken, SendError
 from oops_celery.receiving.receive import receive
-from oops_celery.transport.link import Link
+from oops_celery.transport.link import open_link
 from oops_celery.transport.sender import Sender
 from oops_celery.transport.troubles import meaning
 from oops_celery.wire.task import body_of
@@ -150,7 +150,7 @@ class Receiver:
 
     def _run(self) -> None:
         """Receive over one connection."""
-        link = Link(self.connection_factory(), confirm=False, timeout=RECEIVER_TIMEOUT)
+        link = open_link(self.connection_factory(), False, RECEIVER_TIMEOUT)
         try:
             self.connection = link.connection
             self._work(link.raw, self._subscribe())

@@ -21,16 +21,17 @@ CLOSE_TIMEOUT = 0.5
 
 
 class Link:
-    """One connection with one channel, used by one thread at a time.
+    """One connection with one channel, used by one thread at a time; see `open_link`.
 
     Args:
-        connection: A `kombu.Connection` or `amqp.Connection`.
+        connection: A `kombu.Connection` or `amqp.Connection`, connected.
         confirm: Whether the broker confirms each message.
-        timeout: Seconds that connecting, and each answer after it, may take.
     """
 
-    def __init__(self, connection: Any, confirm: bool, timeout: float) -> None:
-        _connect(connection, timeout)
+    #: Whether the broker speaks AMQP.
+    is_amqp = True
+
+    def __init__(self, connection: Any, confirm: bool) -> None:
         self._pid = os.getpid()
         _links[id(self)] = self
         self.confirm = confirm
@@ -43,34 +44,24 @@ class Link:
         self._begin()
 
     def _begin(self) -> None:
-        #: py-amqp's connection; None for kombu's other transports.
-        self.raw = self._raw(self.connection)
-        if self.raw is not None:
-            self.raw.confirm_publish = self.confirm
-            self.raw.on_blocked = self._on_blocked
+        #: py-amqp's connection.
+        self.raw = _raw(self.connection)
+        self.raw.confirm_publish = self.confirm
+        self.raw.on_blocked = self._on_blocked
         self._open_channel()
 
     def follow(self) -> None:
         """Use kombu's new connection if a refusal closed the first one."""
-        if self.raw is not None and not self.raw.connected:
+        if not self.raw.connected:
             self._begin()
 
     def _open_channel(self) -> None:
-        if self.raw is None:
-            self.channel = self.connection.channel()
-        else:
-            # kombu's channel, on plain py-amqp's connection too.
-            self.channel = Channel(self.raw)
-            self.channel.open()
-        on_return = self._on_return if self.raw is not None else None
-        self.producer = Producer(self.channel, auto_declare=False, on_return=on_return)
-
-    @staticmethod
-    def _raw(connection: Any) -> Any:
-        raw = connection
-        if not isinstance(raw, amqp.Connection):
-            raw = connection.connection
-        return raw if isinstance(raw, amqp.Connection) else None
+        # kombu's channel, on plain py-amqp's connection too.
+        self.channel = Channel(self.raw)
+        self.channel.open()
+        self.producer = Producer(
+            self.channel, auto_declare=False, on_return=self._on_return
+        )
 
     def _on_return(self, error: Exception, *_: Any) -> None:
         self.returned = error
@@ -113,14 +104,11 @@ class Link:
         options = {"mandatory": self.confirm, **options}
         waits = {"timeout": timeout, "confirm_timeout": timeout}
         try:
-            if plain is not None and self.raw is not None:
+            if plain is None:
+                self.producer.publish(body, **options, **waits)
+            else:
                 message = amqp.Message(body, **plain)
                 self.channel.basic_publish(message, **options, **waits)
-            else:
-                more = dict(plain or {})
-                if plain is not None:  # a transport other than AMQP
-                    more["headers"] = more.pop("application_headers", None)
-                self.producer.publish(body, **options, **more, **waits)
         except MessageNacked:
             self.nacked = True
             raise
@@ -131,9 +119,7 @@ class Link:
         """Close the connection with AMQP's handshake, for a moment at most."""
         forget_inherited()
         with suppress(Exception):
-            if self.raw is None:
-                self.connection.release()
-            elif self.raw.connected:
+            if self.raw.connected:
                 self.raw.transport.sock.settimeout(CLOSE_TIMEOUT)
                 self.raw.close()
         self.drop()
@@ -142,7 +128,7 @@ class Link:
         """Close the socket without AMQP's close handshake: the connection is broken."""
         forget_inherited()
         with suppress(Exception):
-            if self.raw is not None and self.raw.connected:
+            if self.raw.connected:
                 self.raw.transport.sock.settimeout(0)  # no TLS close_notify either
                 self.raw.collect()
 
@@ -155,6 +141,66 @@ class Link:
         _links.pop(id(self), None)
         with suppress(Exception):
             self.raw.transport.sock.close()
+
+
+class TrialLink(Link):
+    """A link to a broker for trying out, such as that of ``make run``.
+
+    kombu's transports without AMQP have no confirms, no returned messages and no
+    arguments of queues.
+    """
+
+    is_amqp = False
+    raw = None
+
+    def _begin(self) -> None:
+        self.channel = self.connection.channel()
+        self.producer = Producer(self.channel, auto_declare=False)
+
+    def follow(self) -> None:
+        """Do nothing: no refusal closes such a connection."""
+
+    def publish(
+        self,
+        body: bytes,
+        timeout: float,
+        plain: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """Publish a message; see `Link.publish`."""
+        if plain is not None:
+            more = dict(plain)
+            options = {**options, "headers": more.pop("application_headers", None)}
+            options.update(more)
+        self.producer.publish(body, timeout=timeout, **options)
+
+    def close(self) -> None:
+        """Close the connection."""
+        with suppress(Exception):
+            self.connection.release()
+
+    def drop(self) -> None:
+        """Leave the connection: there is no handshake."""
+
+
+def open_link(connection: Any, confirm: bool, timeout: float) -> Link:
+    """Connect, and return the link.
+
+    Args:
+        connection: A `kombu.Connection` or `amqp.Connection`.
+        confirm: Whether the broker confirms each message.
+        timeout: Seconds that connecting, and each answer after it, may take.
+    """
+    _connect(connection, timeout)
+    return (TrialLink if _raw(connection) is None else Link)(connection, confirm)
+
+
+def _raw(connection: Any) -> Any:
+    """Return py-amqp's connection; None for kombu's other transports."""
+    raw = connection
+    if not isinstance(raw, amqp.Connection):
+        raw = connection.connection
+    return raw if isinstance(raw, amqp.Connection) else None
 
 
 #: All links in use.

@@ -151,7 +151,7 @@ class _Pipeline:
 
     def _open(self) -> None:
         self._link = link = self._sender.take() or self._sender.open()
-        if link.raw is None:
+        if not link.is_amqp:
             return
         self._channel = channel = Channel(link.raw)
         channel.open()
@@ -165,7 +165,7 @@ class _Pipeline:
             self._publish(sent)
 
     def _publish(self, sent: _Sent) -> None:
-        if self._link is not None and self._link.raw is None:  # not AMQP: no confirms
+        if self._link is not None and not self._link.is_amqp:  # no confirms
             self._link.publish(sent.body, self._sender.timeout, **sent.options)
             self._on_ack(self._tag, True)
             return

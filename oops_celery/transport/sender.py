@@ -18,7 +18,7 @@ from amqp.exceptions import ChannelError, MessageNacked
 
 from oops_celery.errors import Refused, Unavailable
 from oops_celery.transport import reentry
-from oops_celery.transport.link import Link, forget_inherited
+from oops_celery.transport.link import Link, forget_inherited, open_link
 
 #: Idle connections to keep.
 MAX_IDLE = 8
@@ -179,7 +179,7 @@ class Sender:
             link.new = False
 
     def _make_link(self, timeout: float) -> Link:
-        link = Link(self.connect(), self.confirm, timeout)
+        link = open_link(self.connect(), self.confirm, timeout)
         self._open[id(link)] = link
         if self._on_open is not None:
             try:

@@ -173,10 +173,10 @@ def test_the_end_of_a_child_leaves_the_connection_of_its_parent_alone(
         f"""
 {FORKS[how]}
 import amqp, functools, gc, os, oops_celery
-from oops_celery.transport.link import Link
+from oops_celery.transport.link import Link, open_link
 assert oops_celery.publisher({{"first": 1}})
 link = oops_celery.publisher._sender._idle[-1]
-other = Link(amqp.Connection(host={broker.host!r}), False, 5)
+other = open_link(amqp.Connection(host={broker.host!r}), False, 5)
 child = fork()
 if not child:
     if {used}:

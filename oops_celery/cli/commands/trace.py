@@ -142,7 +142,7 @@ def _bodies(app: App, exchange: str, key: str) -> Generator[bytes, None, None]:
     while True:
         try:
             with connected(app, any_broker=True) as link:
-                listen = _listen if link.raw is not None else _listen_elsewhere
+                listen = _listen if link.is_amqp else _listen_elsewhere
                 for come in listen(app, link, exchange, key):
                     if come is not None:
                         yield come
