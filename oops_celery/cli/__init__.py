@@ -114,7 +114,7 @@ class _Commands(Group):
     "oops",  # what Celery calls it
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Look after the exchanges, queues and consumers of oops-celery.",
+    help="Look after reports, dead letters, queues and consumers of oops-celery.",
     epilog="""\b
 Example:
   oops-celery validate topology.yml

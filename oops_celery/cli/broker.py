@@ -37,8 +37,7 @@ def file_option(command: _F) -> _F:
     return click.option(
         "--file",
         type=click.Path(),
-        help="The topology file; else that of the setting OOPS_TOPOLOGY, else the one"
-        " that comes with oops-celery.",
+        help="The topology file; by default OOPS_TOPOLOGY, else the packaged one.",
     )(command)
 
 

@@ -12,12 +12,12 @@ from typing import NoReturn, TextIO
 #: The exit codes of every command, for its help. A command may add to 0 and 1.
 EXIT_CODES = """\b
 Exit codes:
-    0  it is done, and all is well
-    1  it found something wrong, or has not done all
+    0  done, and all is well
+    1  it found something wrong, or did not do everything
     2  wrong usage, settings or file, or no broker
-   74  what it prints cannot be written
+   74  its output cannot be written
   130  Ctrl-C
-  141  whoever read what it prints has gone
+  141  the reader of its output has gone
 """
 
 #: An error of input or output: EX_IOERR in sysexits.h.

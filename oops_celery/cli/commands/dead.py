@@ -21,9 +21,9 @@ _AS_JSON = click.option(
 #: The end of each command's help.
 _EXIT_CODES = """
 
-    The exit code is 0 when all is done; 1 when something is not done, or there is no
-    such message; 2 when there is no broker, the settings cannot be used, or the command
-    is not used as described here; 130 after Ctrl-C.
+    The exit code is 0 when everything is done; 1 when something is not done, or there
+    is no such message; 2 when there is no broker, the settings cannot be used, or the
+    command is not used as described here; 130 after Ctrl-C.
     """
 
 
@@ -43,9 +43,12 @@ def _since(_: Any, __: Any, text: str | None) -> datetime | None:
 
 def _which(command: _F) -> _F:
     """Add the choice of messages to a command: ``ID... | --all | --type``."""
-    of_type = click.option("--type", "kind", help="Those of one exception's type.")
+    of_type = click.option("--type", "kind", help="Only this type of exception.")
     all_of_them = click.option(
-        "--all", "everything", is_flag=True, help="All that are in the queue now."
+        "--all",
+        "everything",
+        is_flag=True,
+        help="All messages that are in the queue now.",
     )
     ids = click.argument("ids", metavar="[ID]...", nargs=-1)
     return of_type(all_of_them(ids(command)))
@@ -55,11 +58,11 @@ def _which(command: _F) -> _F:
     cls=Group,
     name="dead",
     short_help="Look after the dead letters.",
-    help="""Look after the dead letters: reports that nobody could take, and whatever
-    else was parked, in the queue of dead letters of the topology.
+    help="""Look after the dead letters: reports that could not be stored, and other
+    parked messages, in the dead letter queue of the topology.
 
-    Wherever an ID is asked for, a part of it is enough if no other message has it. What
-    is no report has an id too, at least a hash of its body: see `list`.
+    A part of an ID is enough if no other message has it. A message that is not a report
+    has an id too, at least a hash of its body: see `list`.
     """
     + _EXIT_CODES,
     epilog="""\b
@@ -79,7 +82,7 @@ def command(ctx: click.Context, queue: str | None) -> None:
 @command.command(
     "list",
     help="""List the dead letters, oldest first: id, exception's type, reason, attempts,
-    and how long they have been there. In a pipe: one line each, with tabs.
+    and how long ago they were parked. In a pipe: one line each, with tabs.
     """
     + _EXIT_CODES,
     epilog="""\b
@@ -93,7 +96,7 @@ Examples:
     "--since",
     metavar="TIME",
     callback=_since,
-    help="Those parked since then: 30m, 2h, 3d ago, or a time in ISO 8601 (UTC).",
+    help="Only those parked since: 30m, 2h, 3d ago, or a time in ISO 8601 (UTC).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 @click.pass_obj
@@ -145,12 +148,12 @@ def show(ctx: click.Context, part: str, as_json: bool, raw: bool) -> None:
     "replay",
     help="""Put dead letters back into the queues that they came from.
 
-    The body is unchanged, the headers are those that it came with; a report has all its
-    retries again. It may be interrupted, or killed, at any time, and started again:
+    The body and the original headers are unchanged; a report has all its retries again.
+    You may interrupt or kill this command at any time, and start it again:
     with a topology like the default one, each message is in exactly one queue.
 
-    If other reports wait in the shortest retry queue, it takes as long as these until
-    the replayed ones are back: 10 seconds at most, with the default topology.
+    If other reports wait in the shortest retry queue, the replayed ones are back when
+    those are: after 10 seconds at most, with the default topology.
     """
     + _EXIT_CODES,
     epilog="""\b
@@ -224,13 +227,13 @@ def discard(
 
 @command.command(
     "export",
-    help="""Write dead letters into the folder DIR, as a worker keeps reports; all of
-    them, or those that are named.
+    help="""Write dead letters to the folder DIR, as a worker stores reports: all of
+    them, or the chosen ones.
 
-    They stay in their queue, unless --remove is given: then each leaves it when its
-    file is on the disk. It may be interrupted and started again: a report that is
-    written twice is the same file, in the folder of the day on which it was parked. A
-    message that is no report stays in the queue.
+    They stay in their queue. With --remove, each leaves it when its file is on disk.
+    You may interrupt this command and start it again: a report has the same file each
+    time, in the folder of the day on which it was parked. A message that is not a
+    report stays in the queue.
     """
     + _EXIT_CODES,
     epilog="""\b

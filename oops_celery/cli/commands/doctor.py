@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 @click.command(
     "doctor",
     short_help="Say what keeps reports from arriving.",
-    help="""Look at all that a report needs on its way: the broker, its exchanges and
-    queues, this user's permissions, workers, reports that wait for a retry, dead
-    letters, the BSON library, and the place where reports are kept. Nothing is
-    published, taken or made.
+    help="""Check everything that a report needs on its way: the broker, its exchanges
+    and queues, this user's permissions, workers, reports that wait for a retry, dead
+    letters, the BSON library, and the repository. Nothing is published, taken or
+    declared.
 
-    Run it where a worker runs, as the user and in the folder of the worker. The module
-    of OOPS_CONFIG is imported: its code runs. With --management-url, the clock is
+    Run it on a worker's machine, as its user and in its folder. It imports the module
+    of OOPS_CONFIG, whose code runs. With --management-url, the clock is
     compared with the broker's.
 
-    The exit code is 0 when all is well, as far as it can be told; 1 when something is
+    The exit code is 0 when nothing wrong was found; 1 when something is
     wrong; 2 when the settings or the topology file cannot be used.
     """,
     epilog="""\b

@@ -17,9 +17,9 @@ MAX_PORT = 65535
     short_help="Watch reports, workers and queues in a browser.",
     help="""Run Flower for the reports; ARGUMENTS are Flower's own.
 
-    It is `celery -A oops_celery flower`: both read the file flowerconfig.py of the
-    current folder if there is one, else that of oops-celery, which says in words what
-    became of each report. `--conf=FILE` names another.
+    It is `celery -A oops_celery flower`: both read flowerconfig.py in the current
+    folder if there is one, else that of oops-celery, which shows the outcome of each
+    report in words. `--conf=FILE` names another file.
 
     The exit code is 0 after Ctrl-C; 2 when it cannot serve, the settings or the
     topology file cannot be used, or the command is not used as described here.

@@ -29,10 +29,10 @@ LOOK_ONCE = 30.0
 
 @click.command(
     "metrics",
-    short_help="Tell Prometheus about the queues.",
-    help="""Serve metrics of the queues to Prometheus, until it is ended: messages and
-    consumers of each queue, dead letters, and for how long a queue has not been empty.
-    Flower serves those of tasks and workers. Nothing is taken from a queue.
+    short_help="Serve metrics of the queues to Prometheus.",
+    help="""Serve metrics of the queues to Prometheus until Ctrl-C: messages and
+    consumers of each queue, dead letters, and how long a queue has not been empty.
+    Flower serves the metrics of tasks and workers. Nothing is taken from a queue.
 
     The exit code is 2 when it cannot serve; 130 after Ctrl-C. With --once it is 0 when
     the broker answers, else 2.
@@ -49,15 +49,15 @@ Examples:
     type=click.IntRange(0, 65535),
     default=DEFAULT_PORT,
     show_default=True,
-    help="Where to serve; 0 takes a free port.",
+    help="The port; 0 takes a free one.",
 )
 @click.option(
     "--address",
     default="127.0.0.1",
     show_default=True,
-    help="Of which interface; 0.0.0.0 is all of them. There is no password.",
+    help="The interface; 0.0.0.0 means all. There is no password.",
 )
-@click.option("--once", is_flag=True, help="Print the metrics, and end.")
+@click.option("--once", is_flag=True, help="Print the metrics once and exit.")
 @click.pass_context
 def command(
     ctx: click.Context, file: str | None, port: int, address: str, once: bool

@@ -25,17 +25,16 @@ NAMED = 10
 
 @click.command(
     "report",
-    short_help="Say what happened today, by kind of error.",
-    help="""Say what happened today in a REPOSITORY: its reports, put into groups.
+    short_help="Show today's reports, by kind of error.",
+    help="""Show today's reports in a REPOSITORY, in groups.
 
     A group has one type of exception, one topic, and values that differ only in
-    numbers, ids, addresses and what stands in quotes. It is shown with the number of
-    its reports, when the first and the last one went wrong, and the id of the last.
-    Days and times are UTC.
+    numbers, ids, addresses and quoted texts. It is shown with the number of its
+    reports, the times of the first and the last, and the id of the last. Days and times
+    are UTC.
 
-    REPOSITORY is a folder of reports, a worker's or of oops-datedir-repo; by default
-    that of the setting OOPS_REPOSITORY. A file in it that is no report is named on
-    standard error.
+    REPOSITORY is a folder of reports, a worker's or oops-datedir-repo's; by default
+    OOPS_REPOSITORY. A file that is not a report is named on standard error.
 
     In a pipe each group is one line, with tabs: count, first, last, type, topic, value,
     id.
@@ -63,7 +62,7 @@ Examples:
     "--days",
     type=click.IntRange(1, 366),
     default=1,
-    help="So many days, the last one of them being that of --date.",
+    help="The number of days, up to that of --date.",
     metavar="N",
 )
 @click.option(
@@ -85,7 +84,7 @@ Examples:
     "--html",
     "page",
     type=click.Path(),
-    help="Write a page to FILE: one file, with a chart, that needs no other.",
+    help="Write a page with a chart to FILE, which needs no other file.",
     metavar="FILE",
 )
 def command(

@@ -19,12 +19,12 @@ MAX_NAMED = 20
 @click.command(
     "resubmit",
     short_help="Send the reports of a fallback repository to the broker.",
-    help="""Send the reports of the folder DIR, that of a FolderPublisher or of a
-    DateDirRepo, to the broker, as datedir2amqp did.
+    help="""Send the reports in the folder DIR of a FolderPublisher or a DateDirRepo to
+    the broker, as datedir2amqp did.
 
-    A file is removed when RabbitMQ has its report, not before; one that this user may
-    not remove is not sent. So it may be interrupted and started again, and several may
-    run at once. RABBITMQ_URL says where RabbitMQ is.
+    A file is removed when RabbitMQ has its report, not before; a file that this user
+    may not remove is not sent. You may interrupt this command and start it again, and
+    run several at once. RABBITMQ_URL says where RabbitMQ is.
 
     The exit code is 0 when no file is left; 1 when some are; 2 when DIR or the settings
     cannot be used, or the command is not used as described here; 130 after Ctrl-C.

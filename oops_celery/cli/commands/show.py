@@ -20,16 +20,16 @@ NAMED = 20
 
 @click.command(
     "show",
-    short_help="Show a report that was kept, or given up.",
+    short_help="Show a report by its id, stored or dead.",
     help="""Show the report with an ID.
 
-    It is looked for in the repository (OOPS_REPOSITORY, newest day first) and in the
-    queue of dead letters. Reports that wait in the main queue and in the retry queues
-    are counted, and left alone: RabbitMQ would take looking for a failed delivery. A
-    part of the id is enough where no other report has it, and so is a URL that ends in
-    it; the start of a file's name in the repository does as well.
+    This searches the repository (OOPS_REPOSITORY, newest day first) and the dead letter
+    queue. Reports that wait in the main queue and the retry queues are only counted:
+    RabbitMQ would count looking as a failed delivery. A part of the id is enough if no
+    other report has it, and so is a URL that ends in it, or the start of a file's name
+    in the repository.
 
-    Without a broker the repository is searched all the same.
+    The repository is searched without a broker too.
 
     The exit code is 0 when the report is shown; 1 when there is none, or more than one,
     and then they are named; 2 when the settings cannot be used, or the command is not

@@ -51,8 +51,8 @@ def command() -> None:
 @command.command(
     "show",
     short_help="Show what a topology file declares.",
-    help="""Show what a topology file declares, as tables and as a tree: exchanges,
-    queues, consumers, and the way of a message. No broker is needed.
+    help="""Show what a topology file declares, as tables and a tree: exchanges, queues,
+    consumers, and how messages flow. No broker is needed.
 
     The exit code is 0; 2 when the file cannot be used.
     """,
@@ -79,9 +79,9 @@ def show(file: str | None, as_json: bool) -> None:
 
 @command.command(
     "graph",
-    short_help="Draw how messages flow, and where they die.",
-    help="""Draw how messages flow through a topology, and where they go when they
-    die: as Mermaid text, which GitHub and GitLab draw in Markdown, or as an SVG. No
+    short_help="Draw how messages flow, and where dead letters go.",
+    help="""Draw how messages flow through a topology, and where dead letters go: as
+    Mermaid text, which GitHub and GitLab draw in Markdown, or as an SVG. No
     broker is needed.
 
     The exit code is 0; 2 when a file cannot be read or written.
@@ -98,7 +98,7 @@ Examples:
     "svg_file",
     type=click.Path(dir_okay=False, allow_dash=True),
     metavar="FILE",
-    help="Write an SVG that needs no other file; - is standard output.",
+    help="Write an SVG that needs no other file; - means standard output.",
 )
 def graph(file: str | None, svg_file: str | None) -> None:
     """Draw the topology."""
@@ -122,14 +122,14 @@ def graph(file: str | None, svg_file: str | None) -> None:
 @command.command(
     "diff",
     short_help="Compare a topology file with the broker.",
-    help="""Say what a topology file declares and the broker does not have, or has with
-    other arguments, with both values. Nothing is made, changed or taken.
+    help="""Show the differences between a topology file and the broker: missing things,
+    and different arguments with both values. Nothing is declared, changed or taken.
 
-    Bindings are compared where the management API can be asked: AMQP itself cannot
-    list them. A queue's binding that the file lacks is a difference too.
+    Bindings are compared with --management-url: AMQP cannot list them. A queue's
+    binding that the file lacks is a difference too.
 
-    The exit code is 0 when they are in step; 1 when they differ; 2 when that cannot
-    be told, as without a broker.
+    The exit code is 0 when nothing differs; 1 when something does; 2 when they cannot
+    be compared, for example without a broker.
     """,
     epilog="""\b
 Examples:
@@ -169,7 +169,7 @@ def diff(
 
 @command.command(
     "declare",
-    short_help="Declare what a topology file has.",
+    short_help="Declare the exchanges and queues of a topology file.",
     help="""Declare the exchanges, queues and bindings of a topology file, as a worker
     does when it starts, and say what the broker refused. Nothing that exists is
     changed or deleted.

@@ -60,12 +60,12 @@ def _filters(_context: Any, _option: Any, values: tuple[str, ...]) -> Filters:
 
 @click.command(
     "trace",
-    short_help="Show reports as they come.",
-    help="""Show reports as they come, each in a line, until Ctrl-C.
+    short_help="Show reports as they arrive.",
+    help="""Show reports as they arrive, one line each, until Ctrl-C.
 
-    They are copied into a queue of this command alone, which goes away with it: nobody
-    misses one. Those that came before are not shown. Lost connections are replaced;
-    reports that come meanwhile are not shown either.
+    RabbitMQ copies them to a queue of this command, which ends with it: no other
+    consumer misses one. Earlier reports are not shown. A lost connection is replaced;
+    reports that arrive meanwhile are not shown either.
 
     A line has the time (UTC), the id, the type of the exception, topic and value.
 
@@ -88,18 +88,18 @@ Examples:
     help="Only reports whose type, topic or reporter is like GLOB (* and ? are"
     " wildcards). May be repeated: one of the same name, and each name, must fit.",
 )
-@click.option("--full", is_flag=True, help="Show all of each report.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
+@click.option("--full", is_flag=True, help="Show each report in full.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.option(
     "--exchange",
     metavar="NAME",
-    help="The exchange; by default that of the setting OOPS_EXCHANGE.",
+    help="The exchange; by default OOPS_EXCHANGE.",
 )
 @click.option(
     "--routing-key",
     metavar="KEY",
-    help="The routing key; by default # for a topic exchange of the topology, and else"
-    " that of the setting OOPS_ROUTING_KEY.",
+    help="The routing key; by default # for a topic exchange of the topology, else"
+    " OOPS_ROUTING_KEY.",
 )
 def command(
     filters: Filters,

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @click.command(
     "validate",
-    short_help="Say what is wrong with a topology file.",
-    help="""Say what is wrong with a topology FILE, all of it at once.
+    short_help="Check a topology file.",
+    help="""Report every mistake in a topology FILE at once.
 
-    The startup handler and the consumers are imported from the current folder or from
-    PYTHONPATH: the code of their modules runs. What they print goes to standard error.
+    It imports the startup handler and the consumers from the current folder or from
+    PYTHONPATH, so the code of their modules runs. Their output goes to standard error.
     No broker is needed.
 
-    The exit code is 0 when a worker can use the file, if with warnings; 1 when it
+    The exit code is 0 when a worker can use the file, also with warnings; 1 when it
     cannot; 2 when the command is not used as described here.
     """,
     epilog="""\b
