@@ -70,7 +70,7 @@ screenshots: $(READY) rabbitmq chromium  ## Take those of docs/monitoring.md aga
 	SCREENSHOTS=docs $(BIN)/python -m pytest -n 0 tests/journeys/test_flower_browser.py
 
 clean:  ## Remove what the other commands made
-	rm -rf $(VENV) var build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .nox
+	rm -rf $(VENV) var build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .nox
 
 setup: $(READY)
 
