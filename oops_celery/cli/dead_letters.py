@@ -26,7 +26,7 @@ from oops_celery.cli.console import escaped, say
 from oops_celery.cli.views.report import age, candidate
 from oops_celery.dead_letters.letter import Letter, read_letter
 from oops_celery.dead_letters.queues import Broker
-from oops_celery.dead_letters.removal import Outcome
+from oops_celery.dead_letters.removal import LetterOutcome
 from oops_celery.dead_letters.search import Found, in_messages
 from oops_celery.errors import ExportError, NoMatch, QueueError
 from oops_celery.wire.ids import resolve
@@ -201,13 +201,13 @@ class Done(NamedTuple):
 
     wanted: int
     done: list[str]
-    failed: list[Outcome]
+    failed: list[LetterOutcome]
 
 
 def act(
     doing: str,
     wanted: list[Letter],
-    action: Callable[[Broker, Iterable[bytes]], Iterator[Outcome]],
+    action: Callable[[Broker, Iterable[bytes]], Iterator[LetterOutcome]],
 ) -> Done:
     """Do something with messages, with a progress bar on a terminal.
 

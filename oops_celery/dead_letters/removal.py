@@ -18,14 +18,16 @@ from oops_celery.repository import folder
 from oops_celery.wire.task import body_of
 
 
-class Outcome(NamedTuple):
+class LetterOutcome(NamedTuple):
     """The outcome for a message: why nothing was done; empty if it was done."""
 
     id: str
     why: str = ""
 
 
-def discard(broker: Broker, queue: str, wanted: Iterable[bytes]) -> Iterator[Outcome]:
+def discard(
+    broker: Broker, queue: str, wanted: Iterable[bytes]
+) -> Iterator[LetterOutcome]:
     """Remove messages from a queue for good.
 
     Raises:
@@ -34,12 +36,12 @@ def discard(broker: Broker, queue: str, wanted: Iterable[bytes]) -> Iterator[Out
     with broker.held(queue) as (_, hold):
         for letter, message in wanted_messages(hold, queue, wanted):
             hold.ack(message)
-            yield Outcome(letter.id)
+            yield LetterOutcome(letter.id)
 
 
 def export(
     broker: Broker, queue: str, wanted: Iterable[bytes], to: str, remove: bool
-) -> Iterator[Outcome]:
+) -> Iterator[LetterOutcome]:
     """Write parked reports to a folder; see `oops_celery.repository.folder`.
 
     A report always has the same file: exported again after an interruption, it is not
@@ -59,16 +61,16 @@ def export(
     with broker.held(queue) as (_, hold):
         for letter, message in wanted_messages(hold, queue, wanted):
             if not letter.is_report:
-                yield Outcome(letter.id, "no report; it stays in the queue")
+                yield LetterOutcome(letter.id, "no report; it stays in the queue")
                 continue
             try:
                 _write(letter, message, to)
             except wire.Undecodable as error:
-                yield Outcome(letter.id, f"{error}; it stays in the queue")
+                yield LetterOutcome(letter.id, f"{error}; it stays in the queue")
                 continue
             if remove:
                 hold.ack(message)
-            yield Outcome(letter.id)
+            yield LetterOutcome(letter.id)
 
 
 def _write(letter: Letter, message: amqp.Message, to: str) -> None:

@@ -11,7 +11,7 @@ from oops_celery.dead_letters import park
 from oops_celery.dead_letters.hold import Hold
 from oops_celery.dead_letters.letter import Letter, replay_options
 from oops_celery.dead_letters.queues import LOOK_TIMEOUT, Broker
-from oops_celery.dead_letters.removal import Outcome, wanted_messages
+from oops_celery.dead_letters.removal import LetterOutcome, wanted_messages
 from oops_celery.errors import QueueError, Refused, SendError, Unavailable
 from oops_celery.transport.sender import Sender
 from oops_celery.transport.troubles import in_a_line
@@ -59,7 +59,7 @@ class Replay:
         self._bytes = 0
         self._returned: set[str] = set()
 
-    def run(self, wanted: Iterable[bytes]) -> Iterator[Outcome]:
+    def run(self, wanted: Iterable[bytes]) -> Iterator[LetterOutcome]:
         """Replay messages; yield the outcome of each when it is certain.
 
         Args:
@@ -127,7 +127,7 @@ class Replay:
         self._batch.append((letter, message, transit))
         self._bytes += letter.size
 
-    def _commit(self, channel: amqp.Channel) -> Iterator[Outcome]:
+    def _commit(self, channel: amqp.Channel) -> Iterator[LetterOutcome]:
         if not self._batch:
             return
         channel.tx_commit()
@@ -136,9 +136,9 @@ class Replay:
             if transit in self._returned:
                 self._put_back(message)
                 why = f"queue {transit!r} has gone; it is in {self._queue!r} again"
-                yield Outcome(letter.id, why)
+                yield LetterOutcome(letter.id, why)
             else:
-                yield Outcome(letter.id)
+                yield LetterOutcome(letter.id)
         self._returned.clear()
 
     def _on_return(self, _: Any, __: str, routing_key: str, ___: amqp.Message) -> None:
@@ -161,16 +161,16 @@ class Replay:
         letter: Letter,
         message: amqp.Message,
         target: str,
-    ) -> Outcome:
+    ) -> LetterOutcome:
         body = body_of(message)
         options = replay_options(message)
         try:
             self._sender.send(body, exchange="", routing_key=target, **options)
         except Refused as error:
-            return Outcome(letter.id, f"queue {target!r}: {error}")
+            return LetterOutcome(letter.id, f"queue {target!r}: {error}")
         except Unavailable as error:
             why = in_a_line(error, LOOK_TIMEOUT)
             raise QueueError(f"{self._broker.name}: {why}") from error
         hold.ack(message)
         channel.tx_commit()
-        return Outcome(letter.id)
+        return LetterOutcome(letter.id)

@@ -22,7 +22,12 @@ from kombu.common import ignore_errors
 from oops_celery import wire
 from oops_celery.dispatcher.backoff import Backoff
 from oops_celery.dispatcher.instances import Kind
-from oops_celery.dispatcher.runners import Pool, Runner, Tasks, Threads, Told
+from oops_celery.dispatcher.runners import (
+    MainLoopCalls,
+    PoolRunner,
+    Runner,
+    ThreadRunner,
+)
 from oops_celery.receiving import adoption
 from oops_celery.topology.declare import is_refusal
 from oops_celery.topology.imports import import_object
@@ -59,16 +64,16 @@ class Dispatching(bootsteps.StartStopStep):
 
     def __init__(self, consumer: Any, **_: Any) -> None:
         entries = consumer.app.topology.consumers
-        self._told = Told(consumer.hub, self._together)
+        self._told = MainLoopCalls(consumer.hub, self._together)
         self._lanes = [
             Lane(consumer, entry, self._runner(consumer, entry)) for entry in entries
         ]
 
     def _runner(self, consumer: Any, entry: ConsumerEntry) -> Runner:
         if entry.prefork:
-            return Pool(entry.consumer_count, consumer.on_task_request)
+            return PoolRunner(entry.consumer_count, consumer.on_task_request)
         kind = Kind(partial(import_object, entry.consumer), entry.consumer)
-        runs = Tasks if kind.is_async else Threads
+        runs = LoopRunner if kind.is_async else ThreadRunner
         publish = consumer.app.sender.send
         return runs(entry.consumer_count, kind, publish, self._told)
 

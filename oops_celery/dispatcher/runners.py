@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("amqp-dispatcher")
 
 
-class Told:
+class MainLoopCalls:
     """Calls that threads leave for the worker's main loop, in order.
 
     Without such a loop (in green pools), they are called at once.
@@ -127,7 +127,7 @@ class Runner:
         return True
 
 
-class Pool(Runner):
+class PoolRunner(Runner):
     """Celery's pool, of which an entry has some places.
 
     Args:
@@ -176,7 +176,7 @@ class Pool(Runner):
                 self._beginning = False
 
 
-class Inside(Runner):
+class OwnProcessRunner(Runner):
     """Runs messages in the worker's own process.
 
     Args:
@@ -187,7 +187,7 @@ class Inside(Runner):
     """
 
     def __init__(
-        self, count: int, kind: Kind, publish: Callable[..., None], told: Told
+        self, count: int, kind: Kind, publish: Callable[..., None], told: MainLoopCalls
     ) -> None:
         self.count = count
         self.kind = kind
@@ -251,7 +251,7 @@ def message_of(body: bytes, headers: Any) -> Message:
     )
 
 
-class Threads(Inside):
+class ThreadRunner(OwnProcessRunner):
     """Runs messages in threads, each with its own instance."""
 
     def __init__(self, *args: Any) -> None:
@@ -298,7 +298,7 @@ class Threads(Inside):
         return not any(thread.is_alive() for thread in self._threads)
 
 
-class Tasks(Inside):
+class LoopRunner(OwnProcessRunner):
     """Runs messages in the event loop."""
 
     def __init__(self, *args: Any) -> None:

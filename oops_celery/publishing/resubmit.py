@@ -15,7 +15,7 @@ from oops_celery.publishing.publisher import Publisher
 from oops_celery.repository.folder import as_it_came
 
 
-class Outcome(NamedTuple):
+class FileOutcome(NamedTuple):
     """The outcome for one file.
 
     Attributes:
@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
     reason: str = ""
 
 
-def resubmit(files: list[Path], publisher: Publisher) -> Iterator[Outcome]:
+def resubmit(files: list[Path], publisher: Publisher) -> Iterator[FileOutcome]:
     """Publish the report of each file, and remove the file when the broker has it.
 
     A file that this user may not remove is not sent, as every call would send it again.
@@ -43,7 +43,7 @@ def resubmit(files: list[Path], publisher: Publisher) -> Iterator[Outcome]:
     Yields:
         The outcome of each file, as soon as it is known.
     """
-    outcomes: deque[Outcome] = deque()
+    outcomes: deque[FileOutcome] = deque()
     sent: deque[tuple[Path, int, int]] = deque()
 
     def reports() -> Iterator[tuple[wire.Encoded, dict[str, Any]]]:
@@ -56,7 +56,7 @@ def resubmit(files: list[Path], publisher: Publisher) -> Iterator[Outcome]:
                 body = _content(path, file)
                 report = wire.decode(body)
             except (OSError, wire.Undecodable) as error:
-                outcomes.append(Outcome(path, None, _error_in_words(error)))
+                outcomes.append(FileOutcome(path, None, _error_in_words(error)))
                 if file is not None:
                     os.close(file)
                 continue
@@ -68,9 +68,9 @@ def resubmit(files: list[Path], publisher: Publisher) -> Iterator[Outcome]:
             path, file, size = sent.popleft()
             if ids:
                 reason = _remove(path)
-                outcomes.append(Outcome(path, None if reason else ids[0], reason))
+                outcomes.append(FileOutcome(path, None if reason else ids[0], reason))
             else:
-                outcomes.append(Outcome(path, None, _refusal(publisher, size)))
+                outcomes.append(FileOutcome(path, None, _refusal(publisher, size)))
             os.close(file)
             yield from _all_of(outcomes)
     finally:
@@ -168,6 +168,6 @@ def _taken(path: Path) -> int | None:
     return None
 
 
-def _all_of(outcomes: deque[Outcome]) -> Iterator[Outcome]:
+def _all_of(outcomes: deque[FileOutcome]) -> Iterator[FileOutcome]:
     while outcomes:
         yield outcomes.popleft()

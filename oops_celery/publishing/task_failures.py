@@ -24,7 +24,7 @@ from celery.utils.serialization import UnpickleableExceptionWrapper
 from oops_celery.publishing.scrubbing import SCRUBBED, scrub
 from oops_celery.publishing.task_runs import (
     Decided,
-    Told,
+    PoolReports,
     begin,
     first_error,
     lost_retry,
@@ -116,7 +116,7 @@ class _Failures:
         self._app = app
         self._config = config
         self.decided = Decided()
-        self.told = Told()
+        self.told = PoolReports()
 
     def _is_ours(self, task: Any) -> bool:
         return task.app is self._app and not task.name.startswith(OWN_TASKS)

@@ -138,7 +138,7 @@ class Decided:
         self._reported.pop(run, None)
 
 
-class Told:
+class PoolReports:
     """Tells a worker's main process which failures its pool has reported."""
 
     def __init__(self) -> None:

@@ -25,7 +25,7 @@ from oops_celery import wire
 from oops_celery.dead_letters import park
 from oops_celery.receiving import adoption
 from oops_celery.receiving.batches import Batches
-from oops_celery.receiving.redeclaration import Refused
+from oops_celery.receiving.redeclaration import RefusedDeclarations
 from oops_celery.receiving.refusals import TICK, refusals
 from oops_celery.topology.declare import is_refusal
 from oops_celery.transport import messages, troubles
@@ -113,7 +113,7 @@ class Consumer(CelerysConsumer):
         #: Whether the last connection was good until it was lost.
         self._was_lost = False
         #: What the broker refuses to declare.
-        self.refused = Refused(self.app.topology)
+        self.refused = RefusedDeclarations(self.app.topology)
         #: The last logged trouble with the broker.
         self._trouble: troubles.Trouble | None = None
         self._telling: Any = None

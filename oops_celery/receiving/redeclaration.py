@@ -28,7 +28,7 @@ LONGEST_PAUSE = 8.0
 LATER = {amqp.AccessRefused.code, amqp.NotFound.code, amqp.ResourceLocked.code}
 
 
-class Refused:
+class RefusedDeclarations:
     """The broker's refusals of a topology, logged when they begin and end.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any
 import kombu
 import pytest
 
-from oops_celery.receiving.redeclaration import Redeclaration, Refused
+from oops_celery.receiving.redeclaration import Redeclaration, RefusedDeclarations
 from oops_celery.topology.model import Topology
 from tests.support import Node
 
@@ -47,7 +47,7 @@ def consumer(broker: Node) -> Iterator[Any]:
         channel.queue_delete("work")
         channel.queue_declare("work", durable=True, auto_delete=False)
     with kombu.Connection(broker.url) as connection:
-        refused = Refused(TOPOLOGY)
+        refused = RefusedDeclarations(TOPOLOGY)
         refused.note(TOPOLOGY.declare(connection.channel))
         yield SimpleNamespace(
             app=SimpleNamespace(topology=TOPOLOGY),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from oops_celery.publishing.resubmit import Outcome
+    from oops_celery.publishing.resubmit import FileOutcome
 
 #: Most files to name that cannot be sent; the others are counted.
 MAX_NAMED = 20
@@ -76,7 +76,9 @@ def command(ctx: click.Context, folder: Path, as_json: bool) -> None:
     ctx.exit(1 if left else 0)
 
 
-def _with_progress(outcomes: Iterable[Outcome], total: int) -> Iterator[Outcome]:
+def _with_progress(
+    outcomes: Iterable[FileOutcome], total: int
+) -> Iterator[FileOutcome]:
     from rich.console import Console
     from rich.progress import track
 
@@ -86,12 +88,12 @@ def _with_progress(outcomes: Iterable[Outcome], total: int) -> Iterator[Outcome]
     )
 
 
-def _print_json(folder: Path, sent: int, left: list[Outcome]) -> None:
+def _print_json(folder: Path, sent: int, left: list[FileOutcome]) -> None:
     files = [{"path": str(one.path), "reason": one.reason} for one in left]
     click.echo(json.dumps({"folder": str(folder), "sent": sent, "left": files}))
 
 
-def _print(folder: Path, sent: int, left: list[Outcome]) -> None:
+def _print(folder: Path, sent: int, left: list[FileOutcome]) -> None:
     from rich.console import Console
 
     from oops_celery.cli.console import say
