@@ -23,6 +23,7 @@ from oops_celery import wire
 from oops_celery.dispatcher.backoff import Backoff
 from oops_celery.dispatcher.instances import Kind
 from oops_celery.dispatcher.runners import (
+    LoopRunner,
     MainLoopCalls,
     PoolRunner,
     Runner,
