@@ -193,10 +193,16 @@ def test_the_end_of_a_worker_waits_for_consumers_no_longer_than_it_should(
     assert "some consumers have not ended" in started.text()
 
 
+#: Messages from the 1,500th on wait for the file gate2, from the 3,000th on for gate3,
+#: from the 4,500th on for gate4: so there is always something left to do.
 COUNTING = """
 import threading
 at_work = 0
 lock = threading.Lock()
+
+def is_held(msg):
+    gate = int(msg.text) // 1500 + 1
+    return gate > 1 and not os.path.exists(f"gate{gate}")
 
 class Consumer:
     def consume(self, amqp, msg):
@@ -204,7 +210,8 @@ class Consumer:
         with lock:
             at_work += 1
             assert at_work <= 10
-        time.sleep(0.002)
+        while is_held(msg):
+            time.sleep(0.01)
         note(msg.text)
         with lock:
             at_work -= 1
@@ -215,7 +222,8 @@ class Async:
         global at_work
         at_work += 1
         assert at_work <= 10
-        await asyncio.sleep(0.002)
+        while is_held(msg):
+            await asyncio.sleep(0.01)
         note(msg.text)
         at_work -= 1
 """
@@ -237,17 +245,17 @@ def test_nothing_is_lost_whatever_ends(
     def done() -> int:
         return len(set(notes(started)))
 
-    def further() -> None:
-        before = done()
-        assert before < total
-        eventually(lambda: done() > before)
+    def until(gate: int) -> None:
+        (started.folder / f"gate{gate}").touch()
+        eventually(lambda: done() > 1500 * gate - 500)
 
-    further()
+    until(1)
     started.kill()
     started.restart()
-    further()
+    until(2)
     node.restart()
-    further()
+    until(3)
+    (started.folder / "gate4").touch()
     started.stop()
     assert started.process.returncode == 0
     unacknowledged = node.ctl("list_queues", "-q", "name", "messages_unacknowledged")

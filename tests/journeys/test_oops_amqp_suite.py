@@ -126,7 +126,7 @@ def test_the_tests_of_oops_amqp(sdist: Path, own_node: Node, tmp_path: Path) -> 
         },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     summary = done.stdout.splitlines()[-1]

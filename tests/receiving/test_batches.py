@@ -599,14 +599,18 @@ def test_each_is_acknowledged_when_its_batch_ends(
 ) -> None:
     """Killed in the middle, all that is not stored is still there."""
     sent = {publish({"n": number})[0] for number in range(400)}
-    started = worker(
-        "-c", "2", **keeper("time.sleep(0.002); return repository.publish(report)")
-    )
+    hold = """
+while report["n"] >= 200 and not os.path.exists("go"):
+    time.sleep(0.01)
+return keep(report)
+"""
+    started = worker("-c", "2", **keeper(hold))
     eventually(lambda: len(started.files()) > 40)
     started.kill()
     kept = {wire.decode(path.read_bytes())["id"] for path in started.files()}
     assert len(kept) < 400
     eventually(lambda: broker.count("oopses") >= 400 - len(kept))
+    (started.folder / "go").touch()
     started.restart()
     eventually(lambda: len(started.files()) == 400)
     kept = {wire.decode(path.read_bytes())["id"] for path in started.files()}

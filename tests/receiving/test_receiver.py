@@ -195,7 +195,7 @@ def test_a_filtered_report_is_acknowledged(node: Node, keeper: Keeper) -> None:
 def test_stopping_ends_it_within_a_second(factory: Factory, start: Start) -> None:
     running = start(factory)
     time.sleep(0.3)
-    assert running.stop() < 200.2  # and what a busy machine adds
+    assert running.stop() < 20  # and what a busy machine adds
     assert running.receiver.connection is not None
 
 
@@ -498,7 +498,7 @@ def test_stopping_ends_it_without_a_broker_too(keeper: Keeper) -> None:
 
     running = Running(Receiver(keeper.config, connect, QUEUE))
     eventually(lambda: running.receiver.went_bad)
-    assert running.stop() < 200
+    assert running.stop() < 20
     assert running.error is None
 
 
