@@ -250,8 +250,7 @@ for n in range(100):
 # Unconfirmed, and without a goodbye, what is on its way may be lost.
 publisher.channels.channel.connection.close()
 """
-    # Confirmed: the new queue has its leader. Until then RabbitMQ drops reports that are
-    # published without a confirm.
+    # Before a new queue has its leader, RabbitMQ drops what is published unconfirmed.
     sent = publish({"type": "KeyError", "n": 0})
     old = subprocess.Popen(
         [old_python, "-c", program], stdout=subprocess.PIPE, text=True
