@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from celery import Celery
-from kombu import Message
 from kombu.serialization import register
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from kombu import Message
 
 #: The name of the task that carries a report.
 TASK_NAME = "oops_celery.republish"
