@@ -127,7 +127,9 @@ class LocalProcess:
     # What a container can do beside that.
 
     def pause(self) -> None:
+        """Freeze its process group; returns when each process of it stands still."""
         os.killpg(self.group, signal.SIGSTOP)
+        eventually(lambda: not any(map(self._runs, self.processes())), PATIENCE)
         self._paused = True
 
     def unpause(self) -> None:
@@ -146,6 +148,15 @@ class LocalProcess:
             return [main, *main.children(recursive=True)]
         except psutil.NoSuchProcess:
             return []
+
+    def _runs(self, process: psutil.Process) -> bool:
+        """Say if a process of the group runs: a signal reaches each in its own time."""
+        try:
+            if os.getpgid(process.pid) != self.group:
+                return False
+            return process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+        except (psutil.NoSuchProcess, ProcessLookupError):
+            return False
 
     def launch(self) -> None:
         """Start it, and don't wait until it works."""
