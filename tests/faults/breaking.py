@@ -103,6 +103,8 @@ def freeze_worker(setup: Setup, chance: random.Random) -> None:
 def freeze_worker_until_dropped(setup: Setup, chance: random.Random) -> None:
     """SIGSTOP until the broker closes its connection: its reports are free again."""
     worker = chance.choice(setup.workers)
+    # One that is just connecting again has no heartbeats yet that it could miss.
+    eventually(lambda: setup.broker.knows(worker), PATIENCE)
     before = setup.broker.logs().count(MISSED)
     lost = worker.logs().count(LOST)
     with worker.pause():

@@ -127,13 +127,6 @@ class ClusterNode:
     def ctl(self, *command: str) -> str:
         return self.run("rabbitmqctl", *command)
 
-    def rows(self, *command: str) -> list[dict[str, Any]]:
-        """Run a listing of rabbitmqctl; return its rows."""
-        rows: list[dict[str, Any]] = json.loads(
-            self.ctl("-q", *command, "--formatter", "json")
-        )
-        return rows
-
     def signal(self, number: int) -> None:
         """Send a signal to the node and to its helpers."""
         assert self.process is not None
@@ -196,21 +189,26 @@ class Cluster:
         for node in self.nodes:
             node.kill()
 
-    def alive(self) -> ClusterNode:
-        """Return a node whose process runs."""
-        return next(
-            node
-            for node in self.nodes
-            if node.process is not None and node.process.poll() is None
-        )
+    def ask(self, program: str, *command: str) -> Any:
+        """Run one of RabbitMQ's programs; return the JSON it prints.
+
+        A node whose process runs may just be starting, or pause for want of others:
+        the next one is asked then.
+        """
+        alive = [
+            one for one in self.nodes if one.process and one.process.poll() is None
+        ]
+        for node in alive[:-1]:
+            with suppress(AssertionError):
+                return json.loads(node.run(program, *command, "--formatter", "json"))
+        return json.loads(alive[-1].run(program, *command, "--formatter", "json"))
 
     def node(self, name: str) -> ClusterNode:
         return next(node for node in self.nodes if node.name == name)
 
     def running(self) -> set[str]:
         """Return the names of the nodes that are in the cluster now."""
-        status = json.loads(self.alive().ctl("cluster_status", "--formatter", "json"))
-        return set(status["running_nodes"])
+        return set(self.ask("rabbitmqctl", "cluster_status")["running_nodes"])
 
     def leader(self, queue: str, among: Iterable[str] = ()) -> ClusterNode:
         """Return the node that leads a quorum queue, once there is one.
@@ -221,7 +219,7 @@ class Cluster:
         """
 
         def found() -> ClusterNode | None:
-            rows = self.alive().rows("list_queues", "name", "leader")
+            rows = self.ask("rabbitmqctl", "-q", "list_queues", "name", "leader")
             names = {row["name"]: row["leader"] for row in rows}
             name = names.get(queue)
             return self.node(name) if name in (among or self.running()) else None
@@ -231,15 +229,10 @@ class Cluster:
 
     def depth(self, queue: str) -> int:
         """Return the number of messages in a queue, those at work included."""
-        rows = self.alive().rows("list_queues", "name", "messages")
+        rows = self.ask("rabbitmqctl", "-q", "list_queues", "name", "messages")
         return int({row["name"]: row["messages"] for row in rows}[queue])
 
     def members(self, queue: str, vhost: str = "/") -> dict[str, str]:
         """Return the state in Raft of each member of a quorum queue, by node."""
-        rows = json.loads(
-            self.alive().run(
-                "rabbitmq-queues",
-                *("quorum_status", queue, "--vhost", vhost, "--formatter", "json"),
-            )
-        )
+        rows = self.ask("rabbitmq-queues", "quorum_status", queue, "--vhost", vhost)
         return {row["Node Name"]: row["Raft State"] for row in rows}

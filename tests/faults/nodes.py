@@ -90,6 +90,13 @@ class BrokerNode(Pausing, CeleryTestBroker):
                 found[queue] = int(ready or 0), int(in_workers or 0)
         return found
 
+    def knows(self, worker: WorkerNode) -> bool:
+        """Whether a worker's connection is open on both sides."""
+        columns = ("--no-table-headers", "peer_port", "state")
+        lines = self.ctl("list_connections", *columns).splitlines()
+        running = {one.split()[0] for one in lines if one.endswith("running")}
+        return any(str(port) in running for port in worker.container.ports())
+
     def ids(self, *queues: str) -> list[str]:
         """Return the ids of the reports in queues, and leave them there."""
         found = []

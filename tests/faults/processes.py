@@ -149,6 +149,11 @@ class LocalProcess:
         except psutil.NoSuchProcess:
             return []
 
+    def ports(self) -> set[int]:
+        """Return the local ports of the main process's open connections."""
+        found = psutil.Process(self.group).net_connections("tcp")
+        return {one.laddr.port for one in found if one.status == "ESTABLISHED"}
+
     def _runs(self, process: psutil.Process) -> bool:
         """Say if a process of the group runs: a signal reaches each in its own time."""
         try:
