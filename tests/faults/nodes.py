@@ -198,10 +198,17 @@ class Setup(CeleryTestSetup):
         wanted = self.records.count_kept() + more
         eventually(lambda: self.records.count_kept() >= wanted, timeout)
 
-    def settle(self, timeout: float = 180.0) -> Ledger:
-        """Wait until every report has come to rest; return the ledger."""
+    def settle(self, timeout: float = 300.0) -> Ledger:
+        """Wait until every report has come to rest; return the ledger.
+
+        A message that RabbitMQ moves from one queue to the other, at least once, is
+        counted in neither meanwhile. That may take its 3 minutes, when the other queue
+        was not there at first.
+        """
         deadline = time.monotonic() + timeout
-        while not self.broker.is_drained() and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            if self.broker.is_drained() and not (ledger := self.ledger()).lost:
+                return ledger
             time.sleep(0.1)
         return self.ledger()
 
