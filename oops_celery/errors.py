@@ -14,6 +14,9 @@ Error:
     ├── QueueError                      a queue cannot be looked into
     │   └── LookedAtTooOften            ... or only at the risk of losing its messages
     ├── Hidden                          a queue cannot be counted now
+    ├── RepositoryError                 the database did not take or give this
+    │   ├── Away                        ... nobody can use it now
+    │   └── WrongSchema                 ... this program cannot use its tables
     ├── NoMatch (LookupError)           an id names nothing, or several reports
     ├── ExportError                     a report cannot be written to a file
     ├── ManagementError                 RabbitMQ's management API gave no answer
@@ -102,6 +105,18 @@ class LookedAtTooOften(QueueError):
 
 class Hidden(Error):
     """Somebody looks into a queue: the messages held meanwhile cannot be counted."""
+
+
+class RepositoryError(Error):
+    """The database did not take this; the text names it, without its password."""
+
+
+class Away(RepositoryError):
+    """The database cannot be reached, or cannot be written by anybody."""
+
+
+class WrongSchema(RepositoryError):
+    """The tables of the database are older or newer than this program needs."""
 
 
 class NoMatch(Error, LookupError):

@@ -26,7 +26,7 @@ from oops_celery.broker_url import check_other_url, heartbeat_of, whole_number
 from oops_celery.broker_url import hide_password as hide_password
 from oops_celery.broker_url import parse_rabbitmq_url as parse_rabbitmq_url
 from oops_celery.errors import SettingsError
-from oops_celery.settings import celery_settings
+from oops_celery.settings import celery_settings, repository_url
 
 #: The default broker, as in amqp-dispatcher.
 DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
@@ -48,8 +48,12 @@ class Settings:
 
     #: The topology file; None means the packaged ``default.yml``.
     topology: str | None = None
-    #: Folder of the default repository.
+    #: The repository: a folder, or the URL of a database.
     repository: str = "./oopses"
+    #: What a database keeps, 0 is no limit: days, bytes, reports of a group.
+    keep_days: int = 0
+    keep_bytes: int = 0
+    keep_per_group: int = 0
     #: ``module:attribute`` of the `oops.Config` that takes reports in the worker.
     config: str | None = None
     #: The exchange and routing key for publishing.
@@ -92,6 +96,11 @@ def _path(value: Any) -> str:
     return text
 
 
+def _repository(value: Any) -> str:
+    text = _path(value)
+    return repository_url.check(text) if repository_url.is_url(text) else text
+
+
 def _reference(value: Any) -> str:
     module, _, attribute = value.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), attribute)):
@@ -102,7 +111,13 @@ def _reference(value: Any) -> str:
 #: The reader of each setting of ours, and what its value must be.
 _OWN: dict[str, tuple[Callable[[Any], Any], str]] = {
     "topology": (_path, "the path of a YAML file"),
-    "repository": (_path, "the path of a folder"),
+    "repository": (
+        _repository,
+        f"the path of a folder, or the URL of a database: {repository_url.FORMS}",
+    ),
+    "keep_days": (whole_number, "a whole number of days, 0 for no limit"),
+    "keep_bytes": (whole_number, "a whole number of bytes, 0 for no limit"),
+    "keep_per_group": (whole_number, "a whole number of reports, 0 for no limit"),
     "config": (_reference, "package.module:attribute, the place of an oops.Config"),
     "exchange": (_name, "a name of at most 255 bytes"),
     "routing_key": (_name, "a name of at most 255 bytes"),
@@ -184,6 +199,8 @@ def _own_setting(name: str, value: Any, place: str) -> Any:
     try:
         return reader(value)
     except (ValueError, TypeError, AttributeError):
+        if name == "OOPS_REPOSITORY" and isinstance(value, str):
+            value = repository_url.without_password(value)
         raise SettingsError(f"{name}={value!r} ({place}): must be {expected}") from None
 
 

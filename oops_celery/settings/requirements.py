@@ -26,6 +26,10 @@ OLDEST_BILLIARD = (4, 3, 1)
 _OPTIONAL = ("yaml", "pydantic", "pydantic_core")
 _NAMES = "PyYAML and pydantic"
 
+#: The packages behind a repository in a database.
+_DATABASE = ("sqlalchemy", "alembic", "zstandard")
+_DATABASE_NAMES = "SQLAlchemy, Alembic and zstandard"
+
 
 def check_worker() -> None:
     """Check that a worker can run here.
@@ -57,9 +61,11 @@ def numbers(version: str) -> tuple[int, ...]:
 
 def missing(error: ImportError, what: str) -> SettingsError | None:
     """Return an error that says what to install, if a missing package is the cause."""
-    if error.name is None or error.name.partition(".")[0] not in _OPTIONAL:
-        return None
-    return SettingsError(f"{what} needs {_NAMES}: {INSTALL}")
+    name = (error.name or "").partition(".")[0]
+    for packages, names in ((_OPTIONAL, _NAMES), (_DATABASE, _DATABASE_NAMES)):
+        if name in packages:
+            return SettingsError(f"{what} needs {names}: {INSTALL}")
+    return None
 
 
 @contextmanager
