@@ -13,7 +13,7 @@ RUNS ?= 20
 LOSSES ?= 12
 
 .DEFAULT_GOAL := help
-.PHONY: help run fail test test-long test-faults test-protections soak soak-losses memory matrix bench lint worker flower wheel clean setup rabbitmq chromium screenshots
+.PHONY: help run fail test test-long test-faults test-protections soak soak-losses memory matrix bench lint worker flower wheel clean setup rabbitmq postgresql chromium screenshots
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -24,13 +24,13 @@ run: $(BASE)  ## See it work: errors raised, reported, kept and shown; Ctrl-C en
 fail: $(BASE)  ## Fail once more, while `make run` runs in another terminal
 	@$(BIN)/python -m examples.shop
 
-test: $(READY) rabbitmq chromium  ## Run the tests, against private RabbitMQ nodes
+test: $(READY) rabbitmq postgresql chromium  ## Run the tests, against private RabbitMQ nodes
 	$(BIN)/python -m pytest $(TESTS) -m "not long" $(OPTIONS)
 
-test-long: $(READY) rabbitmq  ## Run the long ones: other pools and programs, installs, restarts
+test-long: $(READY) rabbitmq postgresql  ## Run the long ones: other pools and programs, installs, restarts
 	$(BIN)/python -m pytest $(TESTS) -m long $(OPTIONS)
 
-test-faults: $(READY) rabbitmq  ## Run the tests that kill, freeze and fill up what there is
+test-faults: $(READY) rabbitmq postgresql  ## Run the tests that kill, freeze and fill up what there is
 	$(BIN)/python -m pytest tests/faults $(OPTIONS)
 
 test-protections: $(READY) rabbitmq  ## Take out each protection: its tests must fail; ONLY=confirm
@@ -45,7 +45,7 @@ soak-losses: $(READY) rabbitmq  ## Lose connections again and again: RUNS=200 LO
 memory: $(READY) rabbitmq  ## Measure the worker's memory, over 100,000 reports
 	@exec $(BIN)/python -m tests.faults.memory
 
-matrix: $(READY) rabbitmq  ## Test other versions of Celery, Python and RabbitMQ: CELLS="python-3.12 table"
+matrix: $(READY) rabbitmq postgresql  ## Test other versions of Celery, Python and RabbitMQ: CELLS="python-3.12 table"
 	@$(BIN)/nox --noxfile noxfile.py $(if $(CELLS),-s $(foreach cell,$(CELLS),"$(cell)"))
 
 bench: $(READY) $(OLD)/.ready rabbitmq  ## Measure against oops-amqp and the limits: BENCH="--only publishing"
@@ -97,6 +97,9 @@ $(OLD)/.ready: $(READY)
 	@$(PYTHON) -m venv $(OLD)
 	@$(OLD)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt oops-amqp oops-datedir-repo
 	@touch $@
+
+postgresql:
+	@tests/install-postgresql
 
 rabbitmq:
 	@tests/install-rabbitmq

@@ -15,6 +15,7 @@ The public names; everything else may change in any release:
     report_failures    turns the failing tasks of a Celery app into reports
     scrub, Scrubber    hooks that blank secrets in a report
     plain              a hook that replaces values BSON cannot hold by their text
+    Repository         keeps reports in a database, SQLite or PostgreSQL
     Receiver           takes reports from a queue in a program without a worker
     Topology           the exchanges, queues and consumers of a topology file
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from oops_celery.publishing.task_failures import report_failures
     from oops_celery.receiving.receiver import Receiver
     from oops_celery.repository.folder import FolderPublisher
+    from oops_celery.repository.store import Repository
     from oops_celery.topology.model import Topology
 
 __version__ = "0.1.0"
@@ -43,6 +45,7 @@ __all__ = [
     "FolderPublisher",
     "Publisher",
     "Receiver",
+    "Repository",
     "Scrubber",
     "Topology",
     "app",
@@ -62,6 +65,7 @@ _HOMES = {
     "plain": "oops_celery.publishing.scrubbing",
     "Receiver": "oops_celery.receiving.receiver",
     "Scrubber": "oops_celery.publishing.scrubbing",
+    "Repository": "oops_celery.repository.store",
     "scrub": "oops_celery.publishing.scrubbing",
     "Topology": "oops_celery.topology.model",
 }

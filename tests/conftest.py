@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,6 +24,9 @@ from tests.support import (
     install,
     start_node,
 )
+
+if TYPE_CHECKING:
+    from tests.support.postgresql import PostgreSQL
 
 # A shell has what it starts in the background ignore Ctrl-C, and all that descends from
 # it; tests send that signal.
@@ -62,6 +66,28 @@ def rabbitmq() -> Iterator[Node]:
     server = start_node()
     yield Node(server)
     server.cleanUp()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server for the whole run."""
+    from tests.support.postgresql import PostgreSQL
+
+    server = PostgreSQL()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.clean_up()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/oopses.db"
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    return server.database()
 
 
 @pytest.fixture

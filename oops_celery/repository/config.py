@@ -1,4 +1,4 @@
-"""The `oops.Config` that takes the reports in the worker, or the default folder."""
+"""The `oops.Config` that takes the reports in the worker, or the repository."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from typing import TYPE_CHECKING
 from celery.utils.imports import import_from_cwd
 
 from oops_celery.errors import SettingsError
-from oops_celery.repository.folder import Repository
+from oops_celery.repository.folder import FolderRepository
+from oops_celery.repository.store import Repository
 from oops_celery.settings import Settings
+from oops_celery.settings import repository_url as urls
 
 if TYPE_CHECKING:
     import oops
 
 
-def load_config(settings: Settings) -> oops.Config | Repository:
-    """Return the config, or the default repository.
+def load_config(settings: Settings) -> oops.Config | Repository | FolderRepository:
+    """Return the config, or the repository that ``OOPS_REPOSITORY`` names.
 
     Raises:
         SettingsError: It cannot be loaded; the text says what to do.
     """
     if settings.config is None:
         try:
-            return Repository(settings.repository)
+            if urls.is_url(settings.repository):
+                return Repository(settings.repository)
+            return FolderRepository(settings.repository)
         except OSError as error:  # the current folder was removed
             raise SettingsError(
                 f"OOPS_REPOSITORY={settings.repository!r}: the current folder cannot "

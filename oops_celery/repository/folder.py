@@ -76,8 +76,8 @@ class FolderPublisher:
         return [encoded.id]
 
 
-class Repository:
-    """The worker's default repository: keeps the bytes of reports as they came.
+class FolderRepository:
+    """A folder behind the worker: keeps the bytes of reports as they came.
 
     It does not wait for the disk, which would keep ten times fewer reports a second
     (docs/reliability.md says what a power cut may lose).

@@ -55,6 +55,8 @@ class Overview:
     days: int
     groups: list[Group] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
+    #: The last day with any report, or in a folder the last folder of a day.
+    latest: str | None = None
 
     @property
     def first(self) -> date:
@@ -214,7 +216,7 @@ def _in_file(path: str, part: str, wanted: bytes) -> Iterator[Stored]:
     if not named and wanted not in body.lower():
         return
     with suppress(wire.Undecodable):
-        body = _as_bson(body)
+        body = as_bson(body)
         known = wire.peek(body, ("id", "type"))
         own = known.get("id") or name
         if named or has_id(own, part):
@@ -222,7 +224,7 @@ def _in_file(path: str, part: str, wanted: bytes) -> Iterator[Stored]:
             yield Stored(own, known.get("type", ""), time, body, path)
 
 
-def _as_bson(content: bytes) -> bytes:
+def as_bson(content: bytes) -> bytes:
     """Return a file's report as BSON; old files have RFC 822 headers instead.
 
     Raises:

@@ -304,7 +304,7 @@ def test_a_worker_keeps_the_bytes_as_they_came(tmp_path: Path) -> None:
 
 def test_a_worker_gives_an_id_to_a_report_that_has_none(tmp_path: Path) -> None:
     body = serializer_bson.dumps({"k": 1})
-    (kept,) = folder.Repository(str(tmp_path)).keep(wire.decode(body), body)
+    (kept,) = folder.FolderRepository(str(tmp_path)).keep(wire.decode(body), body)
     assert kept == "OOPS-f9082d518031065d1e948548a66a4a05"
     (path,) = files(tmp_path)
     assert wire.decode(path.read_bytes()) == {"k": 1, "id": kept}

@@ -1,0 +1,1 @@
+"""Alembic's migrations: the changes of the tables, one after another."""

@@ -1,0 +1,228 @@
+"""Every question that commands and pages ask about stored reports."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import date, datetime, time, timedelta, timezone
+from fnmatch import fnmatchcase
+from typing import Any
+
+from sqlalchemy import Connection, func, literal, or_, select, tuple_
+
+from oops_celery.repository.database import check, engine_of, telling_why
+from oops_celery.repository.groups import HOUR, Group, hour_start
+from oops_celery.repository.reader import Overview, Stored
+from oops_celery.repository.row import unpacked
+from oops_celery.repository.schema import group_hour, report, report_group
+from oops_celery.settings import repository_url as urls
+from oops_celery.wire.ids import clean_id
+
+#: Most reports to find by a part of an id.
+MOST_FOUND = 1000
+
+#: Reports with their bodies that are read at once.
+_PAGE = 200
+
+#: After every character that an id may have.
+_LAST = "\U0010ffff"
+
+
+class Reports:
+    """The reports in a database, to be read.
+
+    Use it in a ``with`` statement. Each method sees the reports of one moment.
+
+    Args:
+        url: From `repository_url.check`.
+
+    Raises:
+        RepositoryError: The database cannot be used; by each method, too.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.name = urls.without_password(url)
+        self._url = url
+        self._engine = engine_of(url, writes=False)
+
+    def __enter__(self) -> Reports:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        with telling_why(self._url), self._engine.begin() as connection:
+            check(connection, self._url)
+            yield connection
+
+    def find(self, part: str) -> list[Stored]:
+        """Return the reports whose ids begin with a part; else those that have it.
+
+        Args:
+            part: An id, or a part of one, as people paste it.
+
+        Returns:
+            The newest first, at most `MOST_FOUND`. If there are several ids, only that
+            which is the part has its body; the others are empty.
+        """
+        with self._connected() as connection:
+            found = _begin_with(connection, part) or _contain(connection, part)
+            whole = clean_id(part)
+            alone = len({one.id for one in found}) == 1
+            return [
+                Stored(
+                    one.id,
+                    one.type,
+                    one.time,
+                    _body(connection, one)
+                    if alone or one.id == part or one.id.lower() == whole
+                    else b"",
+                    self.name,
+                )
+                for one in found
+            ]
+
+    def overview(self, last: date, days: int) -> Overview:
+        """Return the groups of some days, the largest first.
+
+        Args:
+            last: The last day, in UTC.
+            days: The number of days.
+        """
+        overview = Overview(self.name, last, days)
+        begin = datetime.combine(overview.first, time(), timezone.utc)
+        end = begin + timedelta(days=days)
+        with self._connected() as connection:
+            hours: dict[int, Counter[int]] = defaultdict(Counter)
+            for number, hour, count in connection.execute(
+                select(group_hour).where(
+                    group_hour.c.hour >= _hour(begin), group_hour.c.hour < _hour(end)
+                )
+            ):
+                hours[number][hour] = count
+            for one in connection.execute(
+                select(report_group).where(
+                    report_group.c.last_seen >= begin, report_group.c.first_seen < end
+                )
+            ):
+                if one.id in hours:
+                    group = _group(one, hours[one.id], begin, end)
+                    if one.last_seen >= end:
+                        group.example = _latest(connection, one.id, end)
+                    overview.groups.append(group)
+            latest = connection.scalar(select(func.max(report_group.c.last_seen)))
+            overview.latest = latest and latest.date().isoformat()
+        overview.groups.sort(key=lambda group: (group.count, group.last), reverse=True)
+        return overview
+
+    def bodies(
+        self,
+        ids: Iterable[str] = (),
+        kind: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Iterator[Stored]:
+        """Yield reports with their bodies, the oldest first.
+
+        Args:
+            ids: Only these.
+            kind: Only those whose exception's type matches this pattern (`fnmatch`).
+            since: Only those since then.
+            until: Only those before then.
+        """
+        columns = (*_INDEX, report.c.body, report.c.compressed)
+        query = select(*columns).order_by(report.c.time, report.c.id).limit(_PAGE)
+        if wanted := list(ids):
+            query = query.where(report.c.id.in_(wanted))
+        if since is not None:
+            query = query.where(report.c.time >= since)
+        if until is not None:
+            query = query.where(report.c.time < until)
+        seen: tuple[Any, ...] | None = None
+        while True:
+            page = query
+            if seen is not None:
+                after = tuple_(report.c.time, report.c.id) > tuple_(*seen)
+                page = query.where(after)
+            with self._connected() as connection:
+                found = list(connection.execute(page))
+            for one in found:
+                if kind is None or fnmatchcase(one.type, kind):
+                    body = unpacked(one.body, one.compressed)
+                    yield Stored(one.id, one.type, one.time, body, self.name)
+            if len(found) < _PAGE:
+                return
+            last = found[-1]
+            seen = (
+                literal(last.time, report.c.time.type),
+                literal(last.id, report.c.id.type),
+            )
+
+    def count(self) -> int:
+        """Return the number of all reports that were ever stored."""
+        with self._connected() as connection:
+            return int(connection.scalar(select(func.sum(report_group.c.count))) or 0)
+
+
+_INDEX = (report.c.id, report.c.type, report.c.time)
+
+
+def _begin_with(connection: Connection, part: str) -> list[Any]:
+    bare = clean_id(part).removeprefix("oops-")
+    begins = {part.strip(), f"OOPS-{bare}" if bare else "", bare} - {""}
+    ranges = [(report.c.id >= one) & (report.c.id < one + _LAST) for one in begins]
+    return _newest(connection, or_(*ranges)) if ranges else []
+
+
+def _contain(connection: Connection, part: str) -> list[Any]:
+    found = clean_id(part)
+    return (
+        _newest(connection, func.lower(report.c.id).contains(found, autoescape=True))
+        if found
+        else []
+    )
+
+
+def _newest(connection: Connection, condition: Any) -> list[Any]:
+    query = select(*_INDEX).where(condition).order_by(report.c.time.desc())
+    return list(connection.execute(query.limit(MOST_FOUND)))
+
+
+def _body(connection: Connection, one: Any) -> bytes:
+    query = select(report.c.body, report.c.compressed)
+    query = query.where(report.c.id == one.id, report.c.time == one.time)
+    return unpacked(*connection.execute(query).one())
+
+
+def _hour(moment: datetime) -> int:
+    return int(moment.timestamp()) // HOUR
+
+
+def _group(one: Any, hours: Counter[int], begin: datetime, end: datetime) -> Group:
+    """Return a group as it was in a period; hours are all that is kept of others."""
+    first, last = one.first_seen, one.last_seen
+    if first < begin:
+        first = hour_start(min(hours))
+    if last >= end:
+        last = hour_start(max(hours) + 1) - timedelta(seconds=1)
+    return Group(
+        type=one.type,
+        topic=one.topic,
+        value=one.value,
+        first=first,
+        last=last,
+        example=one.example,
+        hours=hours,
+        place=one.place,
+        state=one.state,
+        new=one.first_seen >= begin,
+    )
+
+
+def _latest(connection: Connection, group: int, end: datetime) -> str:
+    query = select(report.c.id).where(report.c.group_id == group, report.c.time < end)
+    found = connection.scalar(query.order_by(report.c.time.desc()).limit(1))
+    return found or ""

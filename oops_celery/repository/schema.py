@@ -1,0 +1,123 @@
+"""The tables of the database, for SQLite and PostgreSQL alike.
+
+`migrations` makes them; a test compares both.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+from sqlalchemy.dialects import postgresql
+
+#: The newest revision in `migrations`.
+HEAD = "0002"
+
+
+class UTC(TypeDecorator[datetime]):
+    """A time in UTC. SQLite has no time zones: there it is a text."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> Any:
+        """Give the database a time in UTC."""
+        if value is None or dialect.name == "postgresql":
+            return value
+        return value.astimezone(timezone.utc).replace(tzinfo=None)
+
+    def process_result_value(self, value: Any, dialect: Any) -> datetime | None:
+        """Return a time with its zone."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            return value.replace(tzinfo=timezone.utc)  # type: ignore[no-any-return]
+        return value.astimezone(timezone.utc)  # type: ignore[no-any-return]
+
+
+#: Compared byte by byte, so that the beginning of an id finds it in an index.
+BYTEWISE = String().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+
+#: A number that the database chooses; SQLite does so for an INTEGER alone.
+NUMBER = BigInteger().with_variant(Integer(), "sqlite")
+
+metadata = MetaData()
+
+#: One row for each report. A report without a time of its own has that of its arrival.
+report = Table(
+    "report",
+    metadata,
+    Column("id", BYTEWISE, primary_key=True),
+    Column("time", UTC, primary_key=True),
+    Column("group_id", BigInteger, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("reporter", Text, nullable=False),
+    Column("value", Text, nullable=False),
+    # Of the message's body: the same message again is the same report.
+    Column("digest", LargeBinary, nullable=False),
+    # Bytes of the report as it came.
+    Column("size", Integer, nullable=False),
+    Column("compressed", Boolean, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("report_time", "time"),
+    Index("report_group_time", "group_id", "time"),
+    postgresql_partition_by="RANGE (time)",
+)
+
+#: Reports of the same failure; see `fingerprint`.
+report_group = Table(
+    "report_group",
+    metadata,
+    Column("id", NUMBER, primary_key=True),
+    Column("fingerprint", String, nullable=False, unique=True),
+    # The version of the rule that made the fingerprint.
+    Column("rule", Integer, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("topic", Text, nullable=False),
+    # file:function of the innermost frame of the application's own code.
+    Column("place", Text, nullable=False),
+    # The normalised value, and a real one.
+    Column("value", Text, nullable=False),
+    Column("example_value", Text, nullable=False),
+    # The id of its latest report.
+    Column("example", String, nullable=False),
+    Column("first_seen", UTC, nullable=False),
+    Column("last_seen", UTC, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("state", String, nullable=False),
+    Column("resolved_at", UTC),
+    Index("report_group_last_seen", "last_seen"),
+)
+
+#: The number of reports of a group in an hour: hours since 1970-01-01 00:00 UTC.
+group_hour = Table(
+    "group_hour",
+    metadata,
+    Column("group_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("hour", Integer, primary_key=True, autoincrement=False),
+    Column("count", BigInteger, nullable=False),
+    Index("group_hour_hour", "hour"),
+)
+
+#: What is done once in a while, by one process at a time, and when it was begun last.
+job = Table(
+    "job",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("begun", UTC, nullable=False),
+)
