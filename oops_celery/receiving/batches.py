@@ -33,6 +33,7 @@ from oops_celery.receiving.progress import (
     is_terminated,
     note,
 )
+from oops_celery.repository.store import stored_together
 
 #: Most reports of a batch.
 MAX_REPORTS = WIDTH
@@ -362,6 +363,9 @@ def trace_all(
 ) -> tuple[list[bytes], float]:
     """Run tasks one after another, in a pool process.
 
+    What they give to a `Repository` is written together, at the end. Until then, none
+    of these counts as begun: if the process dies, nothing of them is there.
+
     Args:
         trace: Celery's function that runs a task and never raises.
         jobs: Its arguments for each task.
@@ -374,9 +378,26 @@ def trace_all(
     """
     started = time.monotonic()
     results = []
-    for number, job in enumerate(jobs):
-        note(place, number, End.BEGUN)
-        result = trace(*job)
-        note(place, number, end_of(result))
-        results.append(pickle.dumps(result))
+    open_: dict[int, End] = {}
+    with stored_together() as batch:
+        for number, job in enumerate(jobs):
+            note(place, number, End.BEGUN)
+            before = len(batch)
+            result = trace(*job)
+            end = end_of(result)
+            if end is End.KEPT and len(batch) > before:
+                open_[number] = end
+                end = End.NOT_BEGUN
+            note(place, number, end)
+            results.append(pickle.dumps(result))
+    try:
+        batch.store()
+    except Exception:  # one by one: only those that fail are retried
+        for number in open_:
+            note(place, number, End.BEGUN)
+            result = trace(*jobs[number])
+            open_[number] = end_of(result)
+            results[number] = pickle.dumps(result)
+    for number, end in open_.items():
+        note(place, number, end)
     return results, time.monotonic() - started

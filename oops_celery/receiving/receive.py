@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from oops_celery import wire
 from oops_celery.errors import NotTaken
-from oops_celery.repository.folder import Repository
+from oops_celery.repository.folder import FolderRepository
+from oops_celery.repository.store import Repository, message_body
 
 if TYPE_CHECKING:
     import oops
@@ -20,11 +21,13 @@ except ImportError:  # before 4.3.1, which a worker needs; `Receiver` does not
         return False
 
 
-def receive(config: oops.Config | Repository, body: bytes) -> list[str] | None:
+def receive(
+    config: oops.Config | Repository | FolderRepository, body: bytes
+) -> list[str] | None:
     """Give the report in a message body to a config's publisher.
 
     Args:
-        config: Its `publish` decides; or the default repository, which takes all.
+        config: Its `publish` decides; or the repository, which takes all.
         body: The message body.
 
     Returns:
@@ -36,10 +39,14 @@ def receive(config: oops.Config | Repository, body: bytes) -> list[str] | None:
     """
     report = wire.decode(body)
     try:
-        if isinstance(config, Repository):
+        if isinstance(config, (Repository, FolderRepository)):
             ids = config.keep(report, body)
         else:
-            ids = config.publish(report)
+            token = message_body.set(body)
+            try:
+                ids = config.publish(report)
+            finally:
+                message_body.reset(token)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # an operator's publisher may raise anything

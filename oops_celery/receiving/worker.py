@@ -19,10 +19,12 @@ from celery.worker.control import control_command
 
 from oops_celery import logs
 from oops_celery.celery import App, for_a_person, worker_name
-from oops_celery.errors import SettingsError, TopologyError
+from oops_celery.errors import Away, RepositoryError, SettingsError, TopologyError
 from oops_celery.receiving.batches import MAX_REPORTS
 from oops_celery.receiving.event_loop import LOOP
+from oops_celery.receiving.housekeeping import Housekeeping
 from oops_celery.receiving.prefork import Pool
+from oops_celery.repository.store import Repository
 from oops_celery.settings.environment import check_worker_options
 from oops_celery.topology.imports import check_imports, guarded, import_object
 from oops_celery.topology.problems import read_file
@@ -64,6 +66,7 @@ class Worker(celery.apps.worker.Worker):
             check_worker_options(self.app, kwargs)
             _check(self.app)
         super().on_before_init(**kwargs)
+        self.app.steps["worker"].add(Housekeeping)
 
     def prepare_args(self, autoscale: Any = None, **kwargs: Any) -> dict[str, Any]:
         """Add the places for consumers to ``--autoscale``."""
@@ -135,7 +138,7 @@ def _check(app: App) -> None:
     """
     topology, queue = app.topology, app.oops.queue
     if topology.queue(queue) is not None:
-        _ = app.oops_config
+        _prepare(app.oops_config)
     elif not topology.consumers:
         raise SettingsError(
             f"OOPS_QUEUE={queue!r}: {topology.source} has no such queue, and no "
@@ -151,6 +154,21 @@ def _check(app: App) -> None:
         problems = check_imports(read_file(topology.source))
         if problems:
             raise TopologyError(topology.source, tuple(problems))
+
+
+def _prepare(config: Any) -> None:
+    """Make or upgrade the tables of a database. One that is away may come later.
+
+    Raises:
+        SettingsError: It can never be used.
+    """
+    if isinstance(config, Repository):
+        try:
+            config.upgrade()
+        except Away as error:
+            logger.warning("the repository is away: %s", error)
+        except RepositoryError as error:
+            raise SettingsError(f"OOPS_REPOSITORY: {error}") from error
 
 
 def _call(handler: str) -> None:

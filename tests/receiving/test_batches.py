@@ -11,11 +11,12 @@ from unittest.mock import ANY
 
 import kombu
 import pytest
+from billiard.einfo import ExceptionInfo
 from billiard.exceptions import Terminated, WorkerLostError
 from celery.exceptions import Reject, Retry
 
 from oops_celery import Publisher, Topology, wire
-from oops_celery.errors import NotTaken
+from oops_celery.errors import NotTaken, RepositoryError
 from oops_celery.receiving import batches, progress, suspects
 from oops_celery.receiving.batches import (
     MAX_BYTES,
@@ -25,6 +26,7 @@ from oops_celery.receiving.batches import (
 )
 from oops_celery.receiving.delay import Later
 from oops_celery.receiving.progress import End
+from oops_celery.repository import store as stores
 from tests.support import QUICK_TOPOLOGY, Node, Worker, eventually
 
 # -- What goes together: no broker ----------------------------------------------------
@@ -659,3 +661,81 @@ def test_a_time_limit_outlives_a_lost_connection(
     broker.ctl("close_all_connections", "a test")
     eventually(started.files)
     assert "hard time limit" in started.text()
+
+
+# -- In a pool process: what a batch gives to a database ------------------------------
+
+
+class Store:
+    """A repository of rows that may fail."""
+
+    def __init__(self) -> None:
+        self.fails: set[str] = set()
+        self.stored: list[list[str]] = []
+
+    def store(self, rows: list[Any]) -> None:
+        if self.fails & set(rows):
+            raise RepositoryError("fails")
+        self.stored.append(list(rows))
+
+
+def traced(store: Store, place: int | None = None) -> Callable[..., Any]:
+    """A tracer whose reports go to a store, as those of `Repository.keep`."""
+
+    def trace(_: Any, name: str, *__: Any) -> Any:
+        if name.startswith("filtered"):
+            return 0, "filtered", 0.0
+        if name.startswith("parked"):
+            return progress.TOLD[End.FAILED]
+        together = stores._together
+        if together is not None:
+            together.append((store, name))  # type: ignore[arg-type]
+            return 0, name, 0.0
+        try:
+            store.store([name])
+        except RepositoryError:
+            try:
+                raise Retry("later")
+            except Retry:
+                return 1, ExceptionInfo(), 0.0
+        return 0, name, 0.0
+
+    return trace
+
+
+def trace_batch(store: Store, *names: str) -> tuple[list[bool], list[End]]:
+    """Return whether each report ended well by its result; and its note."""
+    notes = progress.Progress()
+    jobs = [(None, name) for name in names]
+    results, _ = batches.trace_all(traced(store), jobs, notes.place)
+    ends = notes.ends(len(names))
+    notes.close()
+    return [not pickle.loads(one)[0] for one in results], ends
+
+
+def test_a_batch_is_one_transaction() -> None:
+    store = Store()
+    by_result, by_note = trace_batch(store, "a", "filtered", "b", "parked", "c")
+    assert store.stored == [["a", "b", "c"]]
+    assert by_result == [True, True, True, False, True]
+    assert by_note == [End.KEPT, End.KEPT, End.KEPT, End.FAILED, End.KEPT]
+
+
+def test_when_it_fails_only_those_that_fail_are_retried() -> None:
+    store = Store()
+    store.fails = {"b"}
+    by_result, by_note = trace_batch(store, "a", "b", "parked", "c")
+    assert store.stored == [["a"], ["c"]]
+    assert by_result == [True, False, False, True]
+    assert by_note == [End.KEPT, End.RETRIED, End.FAILED, End.KEPT]
+
+
+def test_until_they_are_written_none_counts_as_begun() -> None:
+    """If the process dies now, they are done again."""
+    store, seen = Store(), []
+    notes = progress.Progress()
+    store.store = lambda rows: seen.append(notes.ends(3))  # type: ignore[method-assign]
+    jobs = [(None, name) for name in ("a", "parked", "b")]
+    batches.trace_all(traced(store), jobs, notes.place)
+    assert seen == [[End.NOT_BEGUN, End.FAILED, End.NOT_BEGUN]]
+    notes.close()
