@@ -23,9 +23,13 @@ from oops_celery.cli.exits import EXIT_CODES, INTERRUPTED, well_ended
 COMMANDS = (
     "dead",
     "doctor",
+    "export",
     "flower",
+    "import",
     "metrics",
+    "prune",
     "report",
+    "repository",
     "resubmit",
     "schema",
     "show",

@@ -15,8 +15,9 @@ import amqp
 from oops_celery import wire
 from oops_celery.dead_letters.letter import Letter, read_letter
 from oops_celery.dead_letters.queues import Broker
-from oops_celery.errors import QueueError
+from oops_celery.errors import QueueError, RepositoryError
 from oops_celery.repository.reader import find_reports
+from oops_celery.settings import repository_url as urls
 from oops_celery.wire.ids import clean_id, has_id
 from oops_celery.wire.task import body_of
 
@@ -118,7 +119,27 @@ class Search:
         return together
 
     def _repository(self) -> None:
-        folder = os.path.abspath(self._app.oops.repository)
+        place = self._app.oops.repository
+        if urls.is_url(place):
+            self._database(place)
+        else:
+            self._folder(os.path.abspath(place))
+
+    def _database(self, url: str) -> None:
+        from oops_celery.repository.queries import Reports
+
+        name = urls.without_password(url)
+        try:
+            with Reports(urls.check(url)) as reports:
+                for kept in reports.find(self._part):
+                    found = Found(kept.id, kept.type, kept.time, kept.body, path=name)
+                    _add(self.found, found, self._part)
+        except RepositoryError as error:
+            self.not_looked_at.append(f"the repository could not be read: {error}")
+        else:
+            self.looked_at.append(f"repository {name}")
+
+    def _folder(self, folder: str) -> None:
         there = os.path.isdir(folder)
         self.looked_at.append(f"repository {folder}{'' if there else ' (not there)'}")
         for kept in find_reports(folder, self._part, self._news):

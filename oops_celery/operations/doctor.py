@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +19,9 @@ from oops_celery.operations.depths import (
     final_dead_letter_queues,
     whole_depth,
 )
+from oops_celery.operations.finding import Finding
 from oops_celery.operations.management import Management
-from oops_celery.repository.config import load_config
+from oops_celery.operations.repository import examine_repository
 from oops_celery.settings import Settings
 from oops_celery.settings.requirements import SAFE_CELERY, check_worker, numbers
 from oops_celery.topology.compare import compare
@@ -50,23 +48,6 @@ LOOK_TIMEOUT = 30.0
 CLOCK_TOLERANCE = 5.0
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check.
-
-    Attributes:
-        check: Its name.
-        state: ``ok``, ``wrong``, or ``unknown``.
-        text: What it found.
-        fix: What to do about it.
-    """
-
-    check: str
-    state: str
-    text: str
-    fix: str = ""
-
-
 def examine_here(settings: Settings) -> Iterator[Finding]:
     """Check what needs no broker: the BSON library and the repository."""
     if wire.BSON_LIBRARY == "pymongo" and _is_installed("bson"):
@@ -88,7 +69,7 @@ def examine_here(settings: Settings) -> Iterator[Finding]:
             "the pure Python package bson, some 30 times slower than PyMongo's",
             "pip install --force-reinstall --no-deps pymongo",
         )
-    yield _examine_repository(settings)
+    yield examine_repository(settings)
 
 
 def _is_installed(name: str) -> bool:
@@ -96,32 +77,6 @@ def _is_installed(name: str) -> bool:
         return bool(distribution(name))
     except PackageNotFoundError:
         return False
-
-
-def _examine_repository(settings: Settings) -> Finding:
-    try:
-        load_config(settings)
-    except SettingsError as error:
-        text, _, fix = str(error).rpartition("; ")
-        return Finding("repository", "wrong", text or str(error), text and fix)
-    if settings.config is not None:
-        return Finding("repository", "ok", f"OOPS_CONFIG={settings.config}")
-    folder = os.path.abspath(settings.repository)
-    place = folder
-    while not os.path.lexists(place):  # a worker makes it
-        place = os.path.dirname(place)
-    try:
-        with tempfile.TemporaryFile(dir=place) as file:
-            file.write(b"\0" * 4096)  # to notice a full disk
-            file.flush()
-    except OSError as error:
-        return Finding(
-            "repository",
-            "wrong",
-            f"{place} cannot be written to: {error.strerror}",
-            "give this user the right to, or set OOPS_REPOSITORY to another folder",
-        )
-    return Finding("repository", "ok", folder)
 
 
 def examine_clock(management: Management) -> Finding:

@@ -442,8 +442,8 @@ def test_all_commands_are_listed_and_importing_them_is_light() -> None:
     done = subprocess.run(
         [sys.executable, "-c", check], capture_output=True, text=True, check=True
     )
-    assert "  validate  Check a topology file" in done.stdout
-    assert "  schema    Print the JSON Schema" in done.stdout
+    assert "  validate    Check a topology file" in done.stdout
+    assert "  schema      Print the JSON Schema" in done.stdout
     assert done.stdout.endswith("set()\n")
 
 

@@ -18,7 +18,7 @@ from oops_celery.cli.broker import (
 )
 
 if TYPE_CHECKING:
-    from oops_celery.operations.doctor import Finding
+    from oops_celery.operations.finding import Finding
 
 
 @click.command(

@@ -33,8 +33,10 @@ NAMED = 10
     reports, the times of the first and the last, and the id of the last. Days and times
     are UTC.
 
-    REPOSITORY is a folder of reports, a worker's or oops-datedir-repo's; by default
-    OOPS_REPOSITORY. A file that is not a report is named on standard error.
+    REPOSITORY is the URL of a database, or a folder of reports, a worker's or
+    oops-datedir-repo's; by default OOPS_REPOSITORY. A database groups otherwise: by the
+    exception's type and the innermost function of the application's own code, whatever
+    topic and value. A file that is not a report is named on standard error.
 
     In a pipe each group is one line, with tabs: count, first, last, type, topic, value,
     id.
@@ -48,9 +50,10 @@ Examples:
   oops-celery report
   oops-celery report --days 7 --html week.html
   oops-celery report --json /srv/oopses | jq .groups[0]
+  oops-celery report sqlite:////srv/oopses.db
 """,
 )
-@click.argument("repository", required=False, type=click.Path())
+@click.argument("repository", required=False)
 @click.option(
     "--date",
     "day",
@@ -96,7 +99,9 @@ def command(
     page: str | None,
 ) -> None:
     """Read the repository, and print or write its groups."""
-    folder = repository or _default_repository()
+    from oops_celery.cli.repository import setting
+
+    folder = repository or setting()
     last = (day or datetime.now(timezone.utc)).date()
     overview = _read_days(folder, last, days)
     if page is not None:
@@ -108,21 +113,23 @@ def command(
     _name_unreadable(overview)
 
 
-def _default_repository() -> str:
-    from oops_celery.cli.broker import telling_why
-    from oops_celery.settings import load
-
-    with telling_why():
-        return load().repository
-
-
 def _read_days(folder: str, last: Any, days: int) -> Overview:
     from rich.console import Console
     from rich.progress import Progress
 
     from oops_celery.cli.broker import CannotTell
-    from oops_celery.repository.reader import Overview, files, read_reports
+    from oops_celery.cli.repository import reading
+    from oops_celery.repository.reader import (
+        Overview,
+        files,
+        latest_day,
+        read_reports,
+    )
+    from oops_celery.settings.repository_url import is_url
 
+    if is_url(folder):
+        with reading(folder) as database:
+            return database.overview(last, days)
     overview = Overview(folder, last, days)
     console = Console(stderr=True)
     try:
@@ -132,6 +139,7 @@ def _read_days(folder: str, last: Any, days: int) -> Overview:
         ) as progress:
             reports = progress.track(names, description="Reading reports")
             overview.add(read_reports(folder, reports))
+        overview.latest = latest_day(folder)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise CannotTell(
@@ -219,13 +227,11 @@ def _headline(overview: Overview) -> str:
 
 def _hint_at_another_day(console: Console, overview: Overview) -> None:
     from oops_celery.cli.console import say
-    from oops_celery.repository.reader import latest_day
 
-    latest = latest_day(overview.folder)
-    if latest is None:
-        say(console, "There is no folder of any day in it.")
-    elif latest != overview.last.isoformat():
-        say(console, f"The last day there: --date {latest}")
+    if overview.latest is None:
+        say(console, "There is no report of any day in it.")
+    elif overview.latest != overview.last.isoformat():
+        say(console, f"The last day there: --date {overview.latest}")
 
 
 def _print_line(console: Console, group: Group) -> None:
