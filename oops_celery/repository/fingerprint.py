@@ -24,9 +24,10 @@ RULE = 1
 #: Characters of a value, and of a fingerprint that a report names, that are read.
 READ = 1000
 
-#: A frame, as Python's traceback module and as zope.exceptions write it.
+#: A frame, as Python's traceback module and as zope.exceptions write it; those of an
+#: exception group have a margin.
 _FRAME = re.compile(
-    r'^ *(?:File "(?P<file>[^"\n]+)"|Module (?P<module>\S+)),'
+    r'^[ |]*(?:File "(?P<file>[^"\n]+)"|Module (?P<module>\S+)),'
     r" line \d+(?:, in (?P<function>[^\n]+))?$",
     re.MULTILINE,
 )

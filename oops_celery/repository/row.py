@@ -11,7 +11,7 @@ from typing import Any
 import zstandard
 
 from oops_celery.repository.fingerprint import Fingerprint, fingerprint, text_of
-from oops_celery.repository.folder import file_name
+from oops_celery.repository.folder import MAX_NAME, file_name
 from oops_celery.repository.groups import HOUR, VALUE_READ
 
 #: Years of a report's own time that can be right. Any other would hide the report.
@@ -89,7 +89,10 @@ def _in_utc(time: datetime) -> datetime | None:
 
 
 def _usable(report_id: str) -> str:
-    return file_name(report_id) if report_id != text_of(report_id) else report_id
+    """Return an id that every database can hold, and have in an index."""
+    if report_id != text_of(report_id) or len(report_id.encode()) > MAX_NAME:
+        return file_name(report_id)
+    return report_id
 
 
 def unpacked(body: bytes, compressed: bool) -> bytes:

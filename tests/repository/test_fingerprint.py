@@ -91,6 +91,16 @@ def test_of_a_chain_the_last_exception_counts() -> None:
     assert innermost(f"{first}\nDuring ...\n\n{last}") == "/srv/b.py:last"
 
 
+def test_an_exception_group_has_a_place() -> None:
+    text = (
+        "  + Exception Group Traceback (most recent call last):\n"
+        '  |   File "/srv/a.py", line 3, in f\n'
+        "  |     raise ExceptionGroup()\n"
+        "  | ExceptionGroup: two (2 sub-exceptions)\n"
+    )
+    assert innermost(text) == "/srv/a.py:f"
+
+
 def test_as_oops_formats_it() -> None:
     import oops
 

@@ -171,6 +171,7 @@ def test_strange_reports(repository: Repository, strange: str) -> None:
     [
         {"id": "a\0b"},
         {"id": "x" * 5000},
+        {"id": "".join(map(chr, range(0x4E00, 0x4E00 + 3000)))},
         {"id": "ünïcode 🙂"},
         {"id": 17},
         {"id": ""},
