@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import bz2
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import NamedTuple
 
 from oops_celery import wire
@@ -84,7 +86,9 @@ def import_files(url: str, files: list[str], processes: int) -> Iterator[Importe
         min(processes, len(parts)), get_context("spawn"), _begin, (url,)
     ) as pool:
         try:
-            yield from pool.map(_import_part, parts)
+            with _without_interrupts():
+                done = pool.map(_import_part, parts)
+            yield from done
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -93,13 +97,27 @@ def import_files(url: str, files: list[str], processes: int) -> Iterator[Importe
 _repository: Repository
 
 
-def _begin(url: str) -> None:
-    """Set up a process that imports; Ctrl-C is for the one that started it."""
-    import signal
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Start processes that never see Ctrl-C: it is for the one that starts them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
+
+def _begin(url: str) -> None:
+    """Set up a process that imports, and ends with the one that started it."""
     global _repository
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_the_parent, daemon=True).start()
     _repository = Repository(url)
+
+
+def _end_with_the_parent() -> None:
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _import_part(files: list[str]) -> Imported:

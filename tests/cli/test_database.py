@@ -14,6 +14,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from click.testing import CliRunner, Result
 from oops_datedir_repo import serializer_rfc822
@@ -310,6 +311,20 @@ def test_an_import_that_is_ended_goes_on(
     assert process.returncode == 0, err
     assert json.loads(out)["files"] == 5000
     assert stored() == 5000
+
+
+def test_the_processes_of_an_import_end_with_it(tmp_path: Path) -> None:
+    fill(tmp_path / "in", 5000)
+    database = f"sqlite:///{tmp_path}/oopses.db"
+    command = [sys.executable, "-m", "oops_celery.cli", "import", "in"]
+    process = subprocess.Popen(
+        [*command, "--repository", database, "--processes", "2"], env=environment()
+    )
+    main = psutil.Process(process.pid)
+    children = eventually(lambda: len(found := main.children()) >= 2 and found)
+    process.kill()
+    process.wait()
+    eventually(lambda: not any(one.is_running() for one in children))
 
 
 # -- repository upgrade, doctor -------------------------------------------------------
