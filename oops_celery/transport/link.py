@@ -140,7 +140,8 @@ class Link:
         """
         _links.pop(id(self), None)
         with suppress(Exception):
-            self.raw.transport.sock.close()
+            if self.raw.connected:  # else py-amqp would connect, to tell its transport
+                self.raw.transport.sock.close()
 
 
 class TrialLink(Link):
