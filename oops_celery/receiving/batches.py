@@ -8,7 +8,6 @@ every pool process was busy.
 from __future__ import annotations
 
 import logging
-import pickle
 import random
 import time
 from collections import deque
@@ -29,11 +28,9 @@ from oops_celery.receiving.progress import (
     WIDTH,
     End,
     Progress,
-    end_of,
     is_terminated,
-    note,
 )
-from oops_celery.repository.store import stored_together
+from oops_celery.receiving.trace import job_of, trace_all, unpickled
 
 #: Most reports of a batch.
 MAX_REPORTS = WIDTH
@@ -283,7 +280,7 @@ class _Batch:
                 trace_all,
                 args=(
                     fast_trace_task if fast else trace_task_ret,
-                    [_job(request) for request in requests],
+                    [job_of(request) for request in requests],
                     self._progress.place,
                 ),
                 accept_callback=self._accepted,
@@ -307,7 +304,7 @@ class _Batch:
         ends = self._progress.ends(len(self.reports))
         self._progress.close()
         for report, result, end in zip(self.reports, results, ends, strict=True):
-            report.end(_unpickled(result, end))
+            report.end(unpickled(result, end))
         self._batches.done(len(results), seconds)
         self._batches.ended(self)
 
@@ -335,69 +332,3 @@ class _Batch:
         if len(begun) == 1 and not (rest and is_terminated(error)):
             begun.pop().fail(error)
         self._batches.ended(self, again=rest, alone=begun)
-
-
-def _unpickled(result: bytes, end: End) -> Any:
-    """Return the tracer's result; if it cannot be unpickled, the noted outcome."""
-    try:
-        return pickle.loads(result)
-    except Exception as error:  # an operator's exception class may fail
-        logger.warning("the end of a report cannot be read (%r): %s", error, end.name)
-        return TOLD.get(end, TOLD[End.OPEN])
-
-
-def _job(request: Request) -> tuple[Any, ...]:
-    """Return the arguments of Celery's function that runs a task."""
-    return (
-        request.type,
-        request.id,
-        request.request_dict,
-        request.body,
-        request.content_type,
-        request.content_encoding,
-    )
-
-
-def trace_all(
-    trace: Callable[..., Any], jobs: list[tuple[Any, ...]], place: int | None
-) -> tuple[list[bytes], float]:
-    """Run tasks one after another, in a pool process.
-
-    What they give to a `Repository` is written together, at the end. Until then, none
-    of these counts as begun: if the process dies, nothing of them is there.
-
-    Args:
-        trace: Celery's function that runs a task and never raises.
-        jobs: Its arguments for each task.
-        place: Where each outcome is noted; see `progress`.
-
-    Returns:
-        Its results, pickled, and the seconds that all took. Celery's record of a
-        failure holds 400 KB in cycles: pickled at once, it is collected while it is
-        young.
-    """
-    started = time.monotonic()
-    results = []
-    open_: dict[int, End] = {}
-    with stored_together() as batch:
-        for number, job in enumerate(jobs):
-            note(place, number, End.BEGUN)
-            before = len(batch)
-            result = trace(*job)
-            end = end_of(result)
-            if end is End.KEPT and len(batch) > before:
-                open_[number] = end
-                end = End.NOT_BEGUN
-            note(place, number, end)
-            results.append(pickle.dumps(result))
-    try:
-        batch.store()
-    except Exception:  # one by one: only those that fail are retried
-        for number in open_:
-            note(place, number, End.BEGUN)
-            result = trace(*jobs[number])
-            open_[number] = end_of(result)
-            results[number] = pickle.dumps(result)
-    for number, end in open_.items():
-        note(place, number, end)
-    return results, time.monotonic() - started

@@ -17,7 +17,7 @@ from celery.exceptions import Reject, Retry
 
 from oops_celery import Publisher, Topology, wire
 from oops_celery.errors import NotTaken, RepositoryError
-from oops_celery.receiving import batches, progress, suspects
+from oops_celery.receiving import batches, progress, suspects, trace
 from oops_celery.receiving.batches import (
     MAX_BYTES,
     MAX_REPORTS,
@@ -679,7 +679,7 @@ class Store:
         self.stored.append(list(rows))
 
 
-def traced(store: Store, place: int | None = None) -> Callable[..., Any]:
+def traced(store: Store) -> Callable[..., Any]:
     """A tracer whose reports go to a store, as those of `Repository.keep`."""
 
     def trace(_: Any, name: str, *__: Any) -> Any:
@@ -707,7 +707,7 @@ def trace_batch(store: Store, *names: str) -> tuple[list[bool], list[End]]:
     """Return whether each report ended well by its result; and its note."""
     notes = progress.Progress()
     jobs = [(None, name) for name in names]
-    results, _ = batches.trace_all(traced(store), jobs, notes.place)
+    results, _ = trace.trace_all(traced(store), jobs, notes.place)
     ends = notes.ends(len(names))
     notes.close()
     return [not pickle.loads(one)[0] for one in results], ends
@@ -736,6 +736,6 @@ def test_until_they_are_written_none_counts_as_begun() -> None:
     notes = progress.Progress()
     store.store = lambda rows: seen.append(notes.ends(3))  # type: ignore[method-assign]
     jobs = [(None, name) for name in ("a", "parked", "b")]
-    batches.trace_all(traced(store), jobs, notes.place)
+    trace.trace_all(traced(store), jobs, notes.place)
     assert seen == [[End.NOT_BEGUN, End.FAILED, End.NOT_BEGUN]]
     notes.close()
