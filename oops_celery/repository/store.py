@@ -76,7 +76,7 @@ class Repository:
         self._partitions: Any = None
         self._is_upgraded = False
         self._away_until = 0.0
-        self._why_away: RepositoryError | None = None
+        self._why_away = ""
         self._warn_from = 0.0
 
     def __repr__(self) -> str:
@@ -145,8 +145,8 @@ class Repository:
             from oops_celery.repository import database
             from oops_celery.repository import rows as tables
 
-        if self._why_away is not None and time.monotonic() < self._away_until:
-            raise self._why_away
+        if self._why_away and time.monotonic() < self._away_until:
+            raise Away(self._why_away)
         try:
             engine = self.engine()
             if not self._is_upgraded:
@@ -205,8 +205,8 @@ class Repository:
         if self._partitions is not None:
             self._partitions.forget()
 
-    def _is_away(self, error: RepositoryError) -> None:
-        self._why_away = error
+    def _is_away(self, error: Away) -> None:
+        self._why_away = str(error)
         now = time.monotonic()
         self._away_until = now + AWAY_FOR
         if now >= self._warn_from:
@@ -216,8 +216,8 @@ class Repository:
             )
 
     def _is_back(self) -> None:
-        if self._why_away is not None:
-            self._why_away = None
+        if self._why_away:
+            self._why_away = ""
             self._warn_from = 0.0
             logger.warning("the repository is back: %s", self)
 

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import traceback
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,19 @@ def test_another_report_with_the_same_id_is_kept_beside_it(
     assert {row.value for row in rows} == {"one", "two"}
     assert len({row.id for row in rows}) == 2
     assert all(row.id.startswith("X") for row in rows)
+    assert counts(repository) == (2, 2, 2)
+
+
+def test_one_id_with_two_times_is_two_rows_in_one_batch_or_in_two(
+    repository: Repository,
+) -> None:
+    reports = [{"id": "X", "time": NOON + timedelta(days=n)} for n in range(2)]
+    with stored_together() as batch:
+        for report in reports:
+            repository.keep(report, bson.encode(report))
+    batch.store()
+    for report in reports:
+        repository.keep(report, bson.encode(report))
     assert counts(repository) == (2, 2, 2)
 
 
@@ -337,12 +351,16 @@ def test_a_url_of_another_kind(url: str) -> None:
 def test_a_database_that_is_away(caplog: pytest.LogCaptureFixture) -> None:
     repository = Repository("postgresql+psycopg://u:s3cret@127.0.0.1:1/x")
     report, body = encoded(value="private")
+    frames: list[int] = []
     for _ in range(3):
         with pytest.raises(Away, match=r"127\.0\.0\.1:1/x") as raised:
             repository.keep(report, body)
         assert "s3cret" not in str(raised.value)
         assert "private" not in str(raised.value)
         assert "\n" not in str(raised.value)
+        # As a new error each time: a failure's traceback goes along with its report.
+        frames.append(len(traceback.extract_tb(raised.value.__traceback__)))
+    assert frames[2] <= frames[1] + 1
     (line,) = [one for one in caplog.records if one.levelname == "WARNING"]
     assert "the repository is away" in line.getMessage()
 
