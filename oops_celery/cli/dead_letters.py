@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
 from typing import NamedTuple
 
 import click
@@ -42,23 +40,6 @@ TYPE_WIDTH = 20
 
 #: Most candidates and failures to name.
 NAMED = 20
-
-_AGO = re.compile(r"(\d+)([smhdw])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-def since(text: str) -> datetime:
-    """Return the time that ``2h``, ``3d`` or an ISO time means; UTC by default.
-
-    Raises:
-        ValueError, OverflowError: It is not a time.
-    """
-    if ago := _AGO.fullmatch(text):
-        length = timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        return datetime.now(timezone.utc) - length
-    # Python 3.10 does not parse the Z.
-    time = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text))
-    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
 
 
 class Failed(click.ClickException):

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from oops_celery.cli import Group
+from oops_celery.cli.options import moment
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -25,20 +26,6 @@ _EXIT_CODES = """
     is no such message; 2 when there is no broker, the settings cannot be used, or the
     command is not used as described here; 130 after Ctrl-C.
     """
-
-
-def _since(_: Any, __: Any, text: str | None) -> datetime | None:
-    """Parse ``2h``, or an ISO time."""
-    from oops_celery.cli.dead_letters import since
-
-    if text is None:
-        return None
-    try:
-        return since(text)
-    except (ValueError, OverflowError):
-        raise click.BadParameter(
-            f"{text!r} is neither like 30m, 2h, 3d nor like 2024-05-31"
-        ) from None
 
 
 def _which(command: _F) -> _F:
@@ -95,7 +82,7 @@ Examples:
 @click.option(
     "--since",
     metavar="TIME",
-    callback=_since,
+    callback=moment,
     help="Only those parked since: 30m, 2h, 3d ago, or a time in ISO 8601 (UTC).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")

@@ -4,22 +4,10 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Any
 
 import click
 
-
-def _time(_: Any, __: Any, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    from oops_celery.cli.dead_letters import since
-
-    try:
-        return since(text)
-    except (ValueError, OverflowError):
-        raise click.BadParameter(
-            f"{text!r} is not a time: 30m, 2h, 3d, or 2026-11-27T08:00"
-        ) from None
+from oops_celery.cli.options import moment, repository_option
 
 
 @click.command(
@@ -52,16 +40,14 @@ Examples:
 )
 @click.option(
     "--since",
-    callback=_time,
+    callback=moment,
     metavar="TIME",
     help="Only those since: 30m, 2h, 3d ago, or a time in ISO 8601 (UTC).",
 )
 @click.option(
-    "--until", callback=_time, metavar="TIME", help="Only those before that time."
+    "--until", callback=moment, metavar="TIME", help="Only those before that time."
 )
-@click.option(
-    "--repository", metavar="URL", help="The database; by default OOPS_REPOSITORY."
-)
+@repository_option
 @click.option(
     "--json",
     "as_json",

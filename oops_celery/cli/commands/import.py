@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from oops_celery.cli.options import repository_option
+
 if TYPE_CHECKING:
     from oops_celery.repository.reader import Unreadable
 
@@ -43,11 +45,7 @@ Examples:
     required=True,
     type=click.Path(exists=True, file_okay=False),
 )
-@click.option(
-    "--repository",
-    metavar="URL",
-    help="The database; by default OOPS_REPOSITORY.",
-)
+@repository_option
 @click.option(
     "--processes",
     type=click.IntRange(1, 64),

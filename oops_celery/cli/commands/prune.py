@@ -6,6 +6,8 @@ import json
 
 import click
 
+from oops_celery.cli.options import repository_option
+
 
 @click.command(
     "prune",
@@ -48,9 +50,7 @@ Examples:
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option("--if-due", is_flag=True, help="Do nothing if it was done this hour.")
-@click.option(
-    "--repository", metavar="URL", help="The database; by default OOPS_REPOSITORY."
-)
+@repository_option
 @click.option(
     "--json",
     "as_json",

@@ -7,6 +7,7 @@ import json
 import click
 
 from oops_celery.cli import Group
+from oops_celery.cli.options import repository_option
 
 
 @click.group(
@@ -40,9 +41,7 @@ Examples:
   oops-celery repository upgrade --repository sqlite:////srv/oopses.db
 """,
 )
-@click.option(
-    "--repository", metavar="URL", help="The database; by default OOPS_REPOSITORY."
-)
+@repository_option
 @click.option(
     "--json",
     "as_json",
