@@ -201,7 +201,11 @@ app = App(
     "oops_celery",
     amqp=AMQP,
     loader=Loader,
-    include=["oops_celery.tasks.republish", "oops_celery.tasks.dispatch"],
+    include=[
+        "oops_celery.tasks.republish",
+        "oops_celery.tasks.dispatch",
+        "oops_celery.tasks.dead_letters",
+    ],
     # An application that imports oops_celery keeps its own app. Celery's fixup for
     # Django would make this app the default one, and accepts only a loader's name.
     set_as_current=False,

@@ -11,14 +11,13 @@ Error:
     │   ├── Refused                     ... the broker works, and did not take it
     │   └── Unavailable                 ... the broker did not answer in time
     ├── NotTaken                        a publisher did not take a report
-    ├── QueueError                      a queue cannot be looked into
-    │   └── LookedAtTooOften            ... or only at the risk of losing its messages
-    ├── Hidden                          a queue cannot be counted now
+    ├── QueueError                      a queue cannot be asked, or sent to
     ├── RepositoryError                 the database did not take or give this
     │   ├── Away                        ... nobody can use it now
     │   └── WrongSchema                 ... this program cannot use its tables
     ├── NoMatch (LookupError)           an id names nothing, or several reports
     ├── ExportError                     a report cannot be written to a file
+    ├── EditError                       an edited report cannot be used
     ├── ManagementError                 RabbitMQ's management API gave no answer
     ├── AlreadyAnswered                 a consumer answered a message twice
     └── ConsumerFailed                  a consumer raised an exception after its answer
@@ -96,15 +95,7 @@ class NotTaken(Error):
 
 
 class QueueError(Error):
-    """A queue cannot be looked into: no connection, no answer, or a refusal."""
-
-
-class LookedAtTooOften(QueueError):
-    """Another look might make RabbitMQ dead-letter the messages of the queue."""
-
-
-class Hidden(Error):
-    """Somebody looks into a queue: the messages held meanwhile cannot be counted."""
+    """A queue cannot be asked or sent to: no connection, no answer, or a refusal."""
 
 
 class RepositoryError(Error):
@@ -136,6 +127,10 @@ class NoMatch(Error, LookupError):
 
 class ExportError(Error):
     """A report cannot be written to a folder; the text says why."""
+
+
+class EditError(Error):
+    """A dead letter cannot be edited, or not like this; the text says why."""
 
 
 class ManagementError(Error):

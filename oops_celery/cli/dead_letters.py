@@ -5,41 +5,31 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
+from pathlib import Path
 from typing import NamedTuple
 
 import click
-from rich import box
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
-from rich.text import Text
 
 from oops_celery.celery import app
+from oops_celery.cli import repository as chosen_repository
 from oops_celery.cli.broker import CannotTell
-from oops_celery.cli.commands.show import news, say_error
+from oops_celery.cli.commands.show import NAMED, say_error
 from oops_celery.cli.console import escaped, say
-from oops_celery.cli.views.report import age, candidate
-from oops_celery.dead_letters.letter import Letter, read_letter
-from oops_celery.dead_letters.queues import Broker
+from oops_celery.cli.views.report import candidate
+from oops_celery.dead_letters import edit as editing
+from oops_celery.dead_letters.letter import Letter
+from oops_celery.dead_letters.letters import Choice, Letters
 from oops_celery.dead_letters.removal import LetterOutcome
-from oops_celery.dead_letters.search import Found, in_messages
-from oops_celery.errors import ExportError, NoMatch, QueueError
+from oops_celery.dead_letters.search import Found, Search, in_letters
+from oops_celery.errors import EditError, ExportError, NoMatch, QueueError, Unavailable
+from oops_celery.settings import repository_url as urls
+from oops_celery.text import counted
 from oops_celery.wire.ids import resolve
-
-#: Columns of a table that has room for whole ids.
-WIDE = 110
-
-#: Characters of a shortened id, if they tell it from the others.
-SHORT_ID = 13
-
-#: Columns of a type; a longer one is folded.
-TYPE_WIDTH = 20
-
-#: Most candidates and failures to name.
-NAMED = 20
 
 
 class Failed(click.ClickException):
@@ -50,40 +40,61 @@ class Failed(click.ClickException):
         say_error(f"Error: {self.message}")
 
 
-class Choice:
-    """The messages that a command is about.
+@contextmanager
+def opened(option: str | None) -> Iterator[Letters]:
+    """Open the database; what cannot be used ends the command."""
+    url = chosen_repository.database(option)
+    with chosen_repository.told(), Letters(urls.check(url)) as letters:
+        try:
+            yield letters
+        except QueueError as error:
+            raise CannotTell(str(error)) from None
+        except (EditError, ExportError) as error:
+            raise Failed(str(error)) from None
+
+
+def is_given(choice: Choice) -> bool:
+    """Return whether any filter is given."""
+    return any(one is not None for one in astuple(choice))
+
+
+class Chosen:
+    """The letters that a command is about.
 
     Raises:
         click.UsageError: Nothing was chosen, or in two ways at once.
     """
 
-    def __init__(self, ids: Sequence[str], everything: bool, kind: str | None) -> None:
-        if sum(map(bool, (ids, everything, kind is not None))) != 1:
-            raise click.UsageError("name IDs, or --all, or --type: one of these")
+    def __init__(self, ids: Sequence[str], everything: bool, choice: Choice) -> None:
+        if sum(map(bool, (ids, everything, is_given(choice)))) != 1:
+            raise click.UsageError(
+                "name IDs, or --all, or filters as --type: one of these"
+            )
         self._ids = ids
-        self._kind = kind
+        self._choice = choice
 
-    def of(self, letters: list[Letter]) -> list[Letter]:
-        """Return the chosen messages.
+    def of(self, letters: Letters) -> list[Letter]:
+        """Return the chosen letters, as they are now.
 
         Raises:
             Failed: An id names none of them, or more than one.
         """
-        if self._kind is not None:
-            return [letter for letter in letters if letter.type == self._kind]
         if not self._ids:
-            return letters
-        known = {letter.id for letter in letters}
-        meant, wrong = set(), False
+            return letters.choose(self._choice)
+        meant: dict[int, Letter] = {}
+        wrong = False
         for part in self._ids:
+            found = letters.find(part)
             try:
-                meant.add(resolve(part, known))
+                whole = resolve(part, {letter.id for letter in found})
             except NoMatch as error:
-                tell_candidates(error, letters)
+                tell_candidates(error, found)
                 wrong = True
+            else:
+                meant |= {one.number: one for one in found if one.id == whole}
         if wrong:
             raise Failed("nothing was done")
-        return [letter for letter in letters if letter.id in meant]
+        return list(meant.values())
 
 
 def tell_candidates(error: NoMatch, letters: Iterable[Letter | Found]) -> None:
@@ -96,73 +107,36 @@ def tell_candidates(error: NoMatch, letters: Iterable[Letter | Found]) -> None:
         say_error(f"... and {len(error.candidates) - NAMED} more")
 
 
-def dead_queue(name: str | None) -> str:
-    """Return the dead letter queue: the given one, else that of the topology.
-
-    Raises:
-        Failed: There is none.
-    """
-    if name:
-        return name
-    queues = app.topology.dead_letter_queues(app.oops.queue)
-    if not queues:
-        raise Failed(
-            f"queue {app.oops.queue!r} has no queue of dead letters in "
-            f"{app.topology.source}: name one with --queue"
-        )
-    if len(queues) > 1:
-        others = ", ".join(queue.name for queue in queues[1:])
-        say_error(f"about {queues[0].name}; copies are in {others} (see --queue)")
-    return str(queues[0].name)
-
-
-@contextmanager
-def open_queues() -> Iterator[Broker]:
-    """Connect to the broker; errors of the broker or a file end the command."""
-    try:
-        with Broker(app, say_error) as broker:
-            try:
-                yield broker
-            except QueueError as error:
-                if broker.usable:  # a missing queue does not break the connection
-                    raise Failed(str(error)) from None
-                raise
-    except QueueError as error:
-        raise CannotTell(str(error)) from None
-    except ExportError as error:
-        raise Failed(str(error)) from None
-
-
-def look(queue: str) -> list[Letter]:
-    """Return the letter of each message of a queue."""
-    letters = []
-    with open_queues() as broker, news(f"looking into {queue}") as tell:
-        for message in broker.browse(queue):
-            letters.append(read_letter(message, queue))
-            if len(letters) % 100 == 1:
-                tell(str(len(letters)))
-    return letters
-
-
-def find(queue: str, part: str) -> list[Found]:
-    """Return the messages with an id, or with the only id that has this part.
+def find(letters: Letters, part: str) -> list[Found]:
+    """Return the letters with an id, or with the only id that has this part.
 
     Raises:
         Failed: There is none, or more than one.
     """
-    with open_queues() as broker, news("searching") as tell:
-        found = in_messages(broker.browse(queue), queue, part, tell)
+    found = in_letters(letters, part)
     try:
         whole = resolve(part, {one.id for one in found})
     except NoMatch as error:
         tell_candidates(error, found)
-        raise Failed(f"not shown from {queue}") from None
+        tell_waiting()
+        raise Failed(f"not shown from the dead letters in {letters.name}") from None
     return [one for one in found if one.id == whole]
 
 
-def chosen(queue: str, choice: Choice) -> list[Letter]:
-    """Return the messages of a queue that a command is about."""
-    return choice.of(look(queue))
+def tell_waiting() -> None:
+    """Say how many dead letters are still in their queues, if the broker tells."""
+    try:
+        waiting = Search(app, "").waiting()
+    except (Unavailable, click.ClickException):
+        return  # the database does not need it
+    for queue in app.topology.dead_letter_queues(app.oops.queue):
+        if number := waiting.get(queue.name):
+            say_error(f"{number:,} more wait in queue {queue.name}, for a worker")
+
+
+def waiting() -> None:
+    """Say that somebody else is at work."""
+    say_error("somebody else replays dead letters: taking turns")
 
 
 def confirm(question: str) -> None:
@@ -185,17 +159,13 @@ class Done(NamedTuple):
     failed: list[LetterOutcome]
 
 
-def act(
-    doing: str,
-    wanted: list[Letter],
-    action: Callable[[Broker, Iterable[bytes]], Iterator[LetterOutcome]],
-) -> Done:
-    """Do something with messages, with a progress bar on a terminal.
+def act(doing: str, wanted: list[Letter], outcomes: Iterator[LetterOutcome]) -> Done:
+    """Do something with letters, with a progress bar on a terminal.
 
     Args:
         doing: What, for the bar.
-        wanted: The messages.
-        action: Does it over a connection, and yields outcomes.
+        wanted: The letters.
+        outcomes: Does it, and yields outcomes.
     """
     result = Done(len(wanted), [], [])
     if not wanted:
@@ -203,9 +173,9 @@ def act(
     console = Console(stderr=True)
     bar = Progress(console=console, disable=not console.is_terminal)
     try:
-        with open_queues() as broker, bar:
+        with bar:
             task = bar.add_task(doing, total=len(wanted))
-            for outcome in action(broker, [letter.key for letter in wanted]):
+            for outcome in outcomes:
                 if outcome.why:
                     result.failed.append(outcome)
                 else:
@@ -234,50 +204,55 @@ def report(result: Done, verb: str, as_json: bool) -> int:
     return 1 if failed or gone else 0
 
 
+def tell_wanted(wanted: list[Letter], verb: str, as_json: bool) -> int:
+    """Print what a command would do; return the exit code."""
+    ids = [letter.id for letter in wanted]
+    if as_json:
+        click.echo(json.dumps({"wanted": ids}))
+        return 0
+    for one in ids:
+        click.echo(escaped(one))
+    say(Console(), f"{count(len(ids))} {verb}")
+    return 0
+
+
 def count(number: int) -> str:
     """Return a number of dead letters in words."""
     return f"{number:,} dead letter{'' if number == 1 else 's'}"
 
 
-def print_letters(letters: list[Letter], queue: str) -> None:
-    """Print a table for a person, or lines with tabs for a program."""
-    console = Console()
-    person = console.is_terminal or bool(os.environ.get("COLUMNS"))
-    if not person:
-        for letter in letters:
-            cells = (letter.id, *_cells(letter))
-            click.echo("\t".join(escaped(cell, console.encoding) for cell in cells))
-        return
-    if letters:
-        console.print(_table(letters, console))
-    say(console, f"{queue}: {count(len(letters))}")
+def edit(letters: Letters, part: str) -> None:
+    """Have a person edit the report of a letter.
+
+    Raises:
+        EditError: It cannot be edited, or not like this.
+        Failed: There is no such letter, or more than one.
+    """
+    whole = find(letters, part)[0].id
+    ((letter, content), *more) = letters.contents(
+        one for one in letters.find(whole) if one.id == whole
+    )
+    if more:
+        raise Failed(f"{counted(len(more) + 1, 'dead letter')} have the id {whole}")
+    before = editing.as_json(content)
+    text = click.edit(before, extension=".json")
+    if text is None or text == before:
+        raise Failed("nothing was changed")
+    try:
+        new, edited = editing.edited(letter, content, text)
+    except EditError as error:
+        kept = _kept(letter, text)
+        raise EditError(f"{error}; your text is in {kept}") from None
+    with letters.turn():
+        if not letters.change(letter, new, edited):
+            kept = _kept(letter, text)
+            raise Failed(f"somebody else took {whole}; your text is in {kept}")
+    say(Console(), f"{letter.id} is now {new.id}")
 
 
-def _table(letters: list[Letter], console: Console) -> Table:
-    length = None if console.width >= WIDE else _short_length(letters)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
-    longest = max(len(letter.type) for letter in letters)
-    table.add_column("id", overflow="fold", min_width=length)
-    table.add_column("type", overflow="fold", width=min(max(longest, 5), TYPE_WIDTH))
-    table.add_column("reason", overflow="ellipsis", no_wrap=True, ratio=1)
-    table.add_column("tries", justify="right", width=5)
-    table.add_column("age", justify="right", width=4)
-    for letter in letters:
-        cells = (letter.id[:length], *_cells(letter))
-        table.add_row(*(Text(escaped(cell, console.encoding)) for cell in cells))
-    return table
-
-
-def _cells(letter: Letter) -> tuple[str, ...]:
-    attempts = "?" if letter.attempts is None else str(letter.attempts)
-    kind = letter.type or ("" if letter.is_report else "(no report)")
-    return kind, letter.reason, attempts, age(letter)
-
-
-def _short_length(letters: list[Letter]) -> int | None:
-    """Return how many characters tell the ids apart; None for all."""
-    ids = {letter.id for letter in letters}
-    for length in range(SHORT_ID, SHORT_ID + 8):
-        if max(Counter(one[:length] for one in ids).values()) == 1:
-            return length
-    return None
+def _kept(letter: Letter, text: str) -> str:
+    """Keep a text that somebody wrote; return its file."""
+    path = Path(f"edited-{letter.number}.json")
+    path.write_text(text)
+    os.chmod(path, 0o600)  # it contains user input
+    return str(path)

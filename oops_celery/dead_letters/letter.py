@@ -1,7 +1,8 @@
-"""Read a parked message: its id, its reason and its report, whatever it is."""
+"""Read a dead letter: its id, its reason and its report, whatever it is."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,15 +10,16 @@ from datetime import datetime, timezone
 from hashlib import blake2b
 from typing import Any
 
-import amqp
-
 from oops_celery import wire
 from oops_celery.dead_letters import park
 from oops_celery.transport import messages
-from oops_celery.wire.task import FIRST_FAILED_AT, TASK_NAME, body_of
+from oops_celery.wire.task import FIRST_FAILED_AT, TASK_NAME
 
 #: Characters of an id that is made for a message without one.
 SHORT_HASH = 12
+
+#: Bytes of a letter's key.
+KEY_BYTES = 16
 
 #: Properties and headers that may name a message without a report.
 _ID_PROPERTIES = ("message_id", "correlation_id")
@@ -38,9 +40,10 @@ OUR_HEADERS = (
 
 @dataclass(frozen=True)
 class Letter:
-    """A message in a queue of dead letters, without its body.
+    """A dead letter, without its body.
 
     Attributes:
+        queue: The queue of dead letters that it was in.
         id: The report's id; else the message's; else a hash of its body, so that each
             message has a name.
         key: Tells this message from all others, even with the same id.
@@ -51,12 +54,14 @@ class Letter:
         attempts: How often it was tried; None if unknown.
         came_from: The queue that it was in before; None if unknown.
         first_failed_at: Time of its first failure, in UTC, or None.
-        parked_at: When it was parked, in UTC, or None.
+        parked_at: When it was parked, in UTC; if that is unknown, when it was read.
         parked_by: The host and the process that parked it.
         traceback: The traceback of the last failure, not the report's.
         size: Bytes of the body.
+        number: Its number in the database; 0 before it is there.
     """
 
+    queue: str
     id: str
     key: bytes
     is_report: bool
@@ -66,16 +71,25 @@ class Letter:
     attempts: int | None
     came_from: str | None
     first_failed_at: datetime | None
-    parked_at: datetime | None
+    parked_at: datetime
     parked_by: str
     traceback: str
     size: int
+    number: int = 0
 
 
-def read_letter(message: amqp.Message, queue: str) -> Letter:
-    """Read a message of a queue; never raises, whatever it contains."""
-    headers: Mapping[str, Any] = message.headers or {}
-    body = body_of(message)
+@dataclass(frozen=True)
+class Content:
+    """What a dead letter contains, as it came."""
+
+    body: bytes
+    headers: Mapping[str, Any]
+    properties: Mapping[str, Any]
+
+
+def read_letter(content: Content, queue: str) -> Letter:
+    """Read a message of a queue of dead letters; never raises, whatever it contains."""
+    headers, body = content.headers, content.body
     try:
         known, time = wire.peek(body, ("id", "type")), wire.peek_time(body, "time")
         is_report = True
@@ -83,9 +97,11 @@ def read_letter(message: amqp.Message, queue: str) -> Letter:
         known, time, is_report = {}, None, False
     death = _last_death(headers)
     died = _text(death.get("reason"))
+    parked_at = _time(headers.get(park.PARKED_AT)) or _time(death.get("time"))
     return Letter(
-        id=known.get("id") or _message_id(message, headers) or _hash_id(body),
-        key=_key(body, message.properties or {}, headers),
+        queue=queue,
+        id=known.get("id") or _message_id(content) or _hash_id(body),
+        key=_key(content),
         is_report=is_report,
         type=known.get("type") or ("" if is_report else _text(headers.get("task"))),
         time=time,
@@ -94,19 +110,19 @@ def read_letter(message: amqp.Message, queue: str) -> Letter:
         attempts=_number(headers.get(park.ATTEMPTS)),
         came_from=_text(headers.get(park.QUEUE)) or _other(death, queue),
         first_failed_at=_time(headers.get(FIRST_FAILED_AT)),
-        parked_at=_time(headers.get(park.PARKED_AT)) or _time(death.get("time")),
+        parked_at=parked_at or datetime.now(timezone.utc),
         parked_by=_text(headers.get(park.PARKED_BY)),
         traceback=_text(headers.get(park.TRACEBACK)),
         size=len(body),
     )
 
 
-def replay_options(message: amqp.Message) -> dict[str, Any]:
-    """Return the headers and properties for replaying a parked message.
+def replay_options(content: Content) -> dict[str, Any]:
+    """Return the headers and properties for replaying a dead letter.
 
     They are its own, without those of parking; a report has all its retries again.
     """
-    options = park.resend_options(message.headers, message.properties)
+    options = park.resend_options(content.headers, content.properties)
     headers = {
         name: value
         for name, value in options["headers"].items()
@@ -117,10 +133,9 @@ def replay_options(message: amqp.Message) -> dict[str, Any]:
     return {**options, "headers": headers}
 
 
-def _message_id(message: amqp.Message, headers: Mapping[str, Any]) -> str:
-    had = message.properties or {}
-    found = [_text(headers.get(name)) for name in _ID_HEADERS]
-    found += [_text(had.get(name)) for name in _ID_PROPERTIES]
+def _message_id(content: Content) -> str:
+    found = [_text(content.headers.get(name)) for name in _ID_HEADERS]
+    found += [_text(content.properties.get(name)) for name in _ID_PROPERTIES]
     return next(filter(None, found), "")
 
 
@@ -128,13 +143,20 @@ def _hash_id(body: bytes) -> str:
     return f"body-{blake2b(body).hexdigest()[:SHORT_HASH]}"
 
 
-def _key(
-    body: bytes, properties: Mapping[str, Any], headers: Mapping[str, Any]
-) -> bytes:
-    parked = [headers.get(name) for name in (*OUR_HEADERS, "id", "x-death")]
-    names = [properties.get(name) for name in (*_ID_PROPERTIES, "timestamp")]
-    digest = blake2b(body, digest_size=16)
-    digest.update(repr((parked, names)).encode("utf-8", "backslashreplace"))
+def _key(content: Content) -> bytes:
+    """Return what tells a message from others.
+
+    Two messages that nothing tells apart are two, even if one of them came twice.
+    """
+    headers, properties = content.headers, content.properties
+    names = [headers.get(name) for name in (park.PARKED_AT, *_ID_HEADERS)]
+    names += [properties.get(name) for name in _ID_PROPERTIES]
+    if not any(names):
+        return os.urandom(KEY_BYTES)
+    parked = [headers.get(name) for name in (*OUR_HEADERS, "x-death")]
+    digest = blake2b(content.body, digest_size=KEY_BYTES)
+    about = (names, parked, properties.get("timestamp"))
+    digest.update(repr(about).encode("utf-8", "backslashreplace"))
     return digest.digest()
 
 

@@ -1,176 +1,135 @@
-"""Replay dead letters: put them back into the queues that they came from."""
+"""Replay dead letters: send them to the queues that they came from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import amqp
-
-from oops_celery.dead_letters import park
-from oops_celery.dead_letters.hold import Hold
-from oops_celery.dead_letters.letter import Letter, replay_options
-from oops_celery.dead_letters.queues import LOOK_TIMEOUT, Broker
-from oops_celery.dead_letters.removal import LetterOutcome, wanted_messages
+from oops_celery.dead_letters.letter import Content, Letter, replay_options
+from oops_celery.dead_letters.letters import Letters, pages
+from oops_celery.dead_letters.removal import LetterOutcome
 from oops_celery.errors import QueueError, Refused, SendError, Unavailable
+from oops_celery.settings import hide_password
+from oops_celery.transport.pipeline import send_many
 from oops_celery.transport.sender import Sender
 from oops_celery.transport.troubles import in_a_line
-from oops_celery.wire.task import body_of
 
 if TYPE_CHECKING:
     from oops_celery.celery import App
 
-#: Messages of one transaction, and the bytes at which it ends earlier.
-BATCH = 20
-BATCH_BYTES = 4 * 1024 * 1024
+#: Seconds for connecting, and for each confirm of the broker.
+SEND_TIMEOUT = 5.0
+
+#: Letters between two removals: as many are sent again if the program is killed.
+BATCH = 100
 
 
 class Replay:
-    """Put parked messages back into the queues that they came from.
+    """Sends dead letters to the queues that they came from, and removes them.
 
-    A message is moved in an AMQP transaction: RabbitMQ removes it from the dead letter
-    queue and puts it elsewhere, or does neither. So a killed program leaves each
-    message in one place.
-
-    A transaction does not report a full queue, and the message would be lost. So it
-    moves the message to the retry queue with the shortest TTL, which has no limit, and
-    lets it expire there at once: RabbitMQ moves it on, and waits while the target queue
-    is full (quorum queues, at-least-once dead-lettering). Behind reports that wait for
-    a retry, it moves on with them.
-
-    If the topology has no such retry queue, a message is published, and removed when
-    the broker has confirmed it: a program killed in between leaves one message in both
-        places.
-    None is lost either way.
+    A letter is removed when the broker has confirmed its message. A program killed in
+    between has sent some that are still there: sent again, a report is stored once.
+    Several may do this at the same time: a letter is sent by one of them.
 
     Args:
-        app: Has the broker's URL and the topology.
-        broker: A connection to it.
-        queue: The dead letter queue.
+        app: Has the broker's URL, and the queue of reports.
+        letters: The database.
+        rate: Most letters a second; None for no limit.
+        waits: Called if somebody else is at work, and this has to wait.
     """
 
-    def __init__(self, app: App, broker: Broker, queue: str) -> None:
+    def __init__(
+        self,
+        app: App,
+        letters: Letters,
+        rate: float | None = None,
+        waits: Callable[[], None] = lambda: None,
+    ) -> None:
         self._app = app
-        self._broker = broker
-        self._queue = queue
-        self._sender = Sender(app.connection_for_write, LOOK_TIMEOUT)
-        self._transits: dict[str, str | None] = {}
-        self._batch: list[tuple[Letter, amqp.Message, str]] = []
-        self._bytes = 0
-        self._returned: set[str] = set()
+        self._letters = letters
+        self._rate = rate
+        self._waits = waits
+        self._sender = Sender(app.connection_for_write, SEND_TIMEOUT)
+        self._next = time.monotonic()
 
-    def run(self, wanted: Iterable[bytes]) -> Iterator[LetterOutcome]:
-        """Replay messages; yield the outcome of each when it is certain.
+    def run(self, wanted: Iterable[Letter]) -> Iterator[LetterOutcome]:
+        """Replay letters; yield the outcome of each when it is certain.
 
-        Args:
-            wanted: The keys of the letters.
+        Nothing is yielded for those that somebody else took.
 
         Raises:
             QueueError: The broker is in trouble. Nothing is lost.
+            RepositoryError: The database is.
         """
+        batch = BATCH if self._rate is None else max(1, min(BATCH, int(self._rate)))
         try:
-            with self._broker.held(self._queue) as (channel, hold):
-                channel.tx_select()
-                channel.events["basic_return"].add(self._on_return)
-                for letter, message in wanted_messages(hold, self._queue, wanted):
-                    target = letter.came_from or self._app.oops.queue
-                    transit = self._transit(target)
-                    if transit is None:
-                        yield self._send(channel, hold, letter, message, target)
-                        continue
-                    self._add(channel, hold, letter, message, transit)
-                    if len(self._batch) >= BATCH or self._bytes >= BATCH_BYTES:
-                        yield from self._commit(channel)
-                yield from self._commit(channel)
-                hold.end()
-                channel.tx_commit()  # for messages that were replaced by a copy
+            for page in pages(wanted, batch):
+                self._pace(len(page))
+                yield from self._replay(page)
         finally:
             self._sender.close()
 
-    def _transit(self, target: str) -> str | None:
-        """Return the queue through which messages reach `target`, if there is one."""
-        if target not in self._transits:
-            self._transits[target] = self._find_transit(target)
-        return self._transits[target]
+    def _pace(self, number: int) -> None:
+        if self._rate is not None:
+            time.sleep(max(self._next - time.monotonic(), 0))
+            self._next = max(self._next, time.monotonic()) + number / self._rate
 
-    def _find_transit(self, target: str) -> str | None:
-        for queue in self._app.topology.retry_queues(target):
-            name = str(queue.name)
-            arguments = queue.queue_arguments
-            limits = {"x-max-length", "x-max-length-bytes"}
-            if (
-                arguments.get("x-dead-letter-strategy") == "at-least-once"
-                and not limits & arguments.keys()
-                and self._broker.has(name)
-                and self._broker.has(target)
-            ):
-                return name
-        return None
-
-    def _add(
-        self,
-        channel: amqp.Channel,
-        hold: Hold,
-        letter: Letter,
-        message: amqp.Message,
-        transit: str,
-    ) -> None:
-        options = replay_options(message)
-        again = amqp.Message(
-            body_of(message),
-            application_headers=options.pop("headers"),
-            expiration="0",
-            **options,
-        )
-        channel.basic_publish(again, "", transit, mandatory=True)
-        hold.ack(message)
-        self._batch.append((letter, message, transit))
-        self._bytes += letter.size
-
-    def _commit(self, channel: amqp.Channel) -> Iterator[LetterOutcome]:
-        if not self._batch:
-            return
-        channel.tx_commit()
-        done, self._batch, self._bytes = self._batch, [], 0
-        for letter, message, transit in done:
-            if transit in self._returned:
-                self._put_back(message)
-                why = f"queue {transit!r} has gone; it is in {self._queue!r} again"
-                yield LetterOutcome(letter.id, why)
-            else:
-                yield LetterOutcome(letter.id)
-        self._returned.clear()
-
-    def _on_return(self, _: Any, __: str, routing_key: str, ___: amqp.Message) -> None:
-        # Comes before the answer to the commit: the queue was deleted meanwhile.
-        self._returned.add(routing_key)
-        self._transits.clear()
-
-    def _put_back(self, message: amqp.Message) -> None:
-        options = park.resend_options(message.headers, message.properties)
-        body = body_of(message)
-        try:
-            self._sender.send(body, exchange="", routing_key=self._queue, **options)
-        except SendError as error:
-            raise QueueError(f"{self._broker.name}: {error}") from error
+    def _replay(self, page: Sequence[Letter]) -> Iterator[LetterOutcome]:
+        sent: list[Letter] = []
+        failed: list[tuple[Letter, SendError]] = []
+        with self._letters.turn(self._waits):
+            try:
+                for letter, error in self._send(list(self._letters.contents(page))):
+                    if error is None:
+                        sent.append(letter)
+                    else:
+                        failed.append((letter, error))
+            finally:  # also those before an interruption
+                self._letters.remove(sent)
+        yield from (LetterOutcome(letter.id) for letter in sent)
+        for letter, error in failed:
+            if isinstance(error, Unavailable):
+                raise QueueError(f"{self._broker}: {in_a_line(error, SEND_TIMEOUT)}")
+            target = self._target(letter)
+            yield LetterOutcome(letter.id, f"queue {target!r}: {error}")
 
     def _send(
-        self,
-        channel: amqp.Channel,
-        hold: Hold,
-        letter: Letter,
-        message: amqp.Message,
-        target: str,
-    ) -> LetterOutcome:
-        body = body_of(message)
-        options = replay_options(message)
+        self, letters: Sequence[tuple[Letter, Content]]
+    ) -> Iterator[tuple[Letter, SendError | None]]:
+        """Send messages; yield the letter of each, and why it was not taken."""
+        together: list[tuple[Letter, bytes, dict[str, Any]]] = []
+        alone: list[tuple[Letter, bytes, dict[str, Any]]] = []
+        ids = set()
+        for letter, content in letters:
+            options = {
+                "exchange": "",
+                "routing_key": self._target(letter),
+                **replay_options(content),
+            }
+            # Many at once are told apart by this id.
+            name = options.get("correlation_id")
+            (together if name and name not in ids else alone).append(
+                (letter, content.body, options)
+            )
+            ids.add(name)
+        outcomes = send_many(self._sender, (one[1:] for one in together))
+        for (letter, _, _), error in zip(together, outcomes, strict=True):
+            yield letter, error
+        for letter, body, options in alone:
+            yield letter, self._send_alone(body, options)
+
+    def _send_alone(self, body: bytes, options: dict[str, Any]) -> SendError | None:
         try:
-            self._sender.send(body, exchange="", routing_key=target, **options)
-        except Refused as error:
-            return LetterOutcome(letter.id, f"queue {target!r}: {error}")
-        except Unavailable as error:
-            why = in_a_line(error, LOOK_TIMEOUT)
-            raise QueueError(f"{self._broker.name}: {why}") from error
-        hold.ack(message)
-        channel.tx_commit()
-        return LetterOutcome(letter.id)
+            self._sender.send(body, **options)
+        except (Refused, Unavailable) as error:
+            return error
+        return None
+
+    def _target(self, letter: Letter) -> str:
+        return letter.came_from or str(self._app.oops.queue)
+
+    @property
+    def _broker(self) -> str:
+        urls = self._app.conf["broker_url"]
+        return ", ".join(map(hide_password, [urls] if isinstance(urls, str) else urls))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -13,22 +12,24 @@ from typing import TYPE_CHECKING, Any
 import amqp
 
 from oops_celery import wire
-from oops_celery.dead_letters.letter import Letter, read_letter
-from oops_celery.dead_letters.queues import Broker
-from oops_celery.errors import QueueError, RepositoryError
+from oops_celery.dead_letters.letter import Letter
+from oops_celery.errors import RepositoryError, Unavailable
 from oops_celery.repository.reader import find_reports
+from oops_celery.settings import hide_password
 from oops_celery.settings import repository_url as urls
-from oops_celery.wire.ids import clean_id, has_id
-from oops_celery.wire.task import body_of
+from oops_celery.transport.sender import Sender
+from oops_celery.transport.troubles import in_a_line
+from oops_celery.wire.ids import clean_id
 
 if TYPE_CHECKING:
     from oops_celery.celery import App
+    from oops_celery.dead_letters.letters import Letters
 
 #: A whole id, as `oops_celery.Publisher` makes them, in lower case.
 _WHOLE_ID = re.compile(r"oops-[0-9a-f]{32}")
 
-#: Messages between two progress reports of a search.
-NEWS_EVERY = 100
+#: Seconds for connecting to the broker, and for each answer.
+TIMEOUT = 3.0
 
 
 @dataclass(frozen=True)
@@ -40,20 +41,18 @@ class Found:
         type: The exception's type, or the message's.
         time: The report's time, or that of its parking.
         body: The report as BSON; or the message's body.
-        path: Its file, if it is in the repository.
-        queue: Its queue, if it is at the broker.
-        letter: The message's metadata.
-        headers: The message's headers.
+        path: Its file or its database.
+        letter: What is known of a dead letter.
+        headers: Its headers.
     """
 
     id: str
     type: str
     time: datetime | None
     body: bytes
-    path: str | None = None
-    queue: str | None = None
+    path: str
     letter: Letter | None = None
-    headers: Any = None
+    headers: Mapping[str, Any] | None = None
 
     @property
     def is_report(self) -> bool:
@@ -70,12 +69,7 @@ class Found:
 
 
 class Search:
-    """A search for a report that was stored or parked.
-
-    It searches the repository and the dead letter queue. Messages in the main queue and
-    the retry queues are only counted: looking at a message is a delivery, and RabbitMQ
-        limits
-    those.
+    """A search for a report that was stored or parked. It needs no broker.
 
     Args:
         app: Has the repository, the topology and the broker's URL.
@@ -85,7 +79,6 @@ class Search:
     Attributes:
         found: The reports found so far.
         looked_at: The places that were searched.
-        waiting: The number of messages in each queue that is only counted.
         not_looked_at: Why others could not be searched.
     """
 
@@ -97,17 +90,15 @@ class Search:
         self._news = news
         self.found: list[Found] = []
         self.looked_at: list[str] = []
-        self.waiting: dict[str, int] = {}
         self.not_looked_at: list[str] = []
 
     def run(self) -> Search:
         """Search; return itself."""
-        self._repository()
-        try:
-            with Broker(self._app, self._news) as broker:
-                self._queues(broker)
-        except QueueError as error:
-            self.not_looked_at.append(f"the queues could not be looked at: {error}")
+        place = self._app.oops.repository
+        if urls.is_url(place):
+            self._database(urls.check(place))
+        else:
+            self._folder(os.path.abspath(place))
         return self
 
     @property
@@ -118,21 +109,57 @@ class Search:
             together.setdefault(found.id, []).append(found)
         return together
 
-    def _repository(self) -> None:
-        place = self._app.oops.repository
-        if urls.is_url(place):
-            self._database(place)
-        else:
-            self._folder(os.path.abspath(place))
+    def waiting(self) -> dict[str, int]:
+        """Return how many messages are in each queue; none is looked at.
+
+        Looking at a message is a delivery, and RabbitMQ limits those.
+
+        Raises:
+            Unavailable: The broker does not say.
+        """
+        app, topology = self._app, self._app.topology
+        main = app.oops.queue
+        queues = [
+            main,
+            *(queue.name for queue in topology.retry_queues(main)),
+            *(queue.name for queue in topology.dead_letter_queues(main)),
+        ]
+        link = Sender(app.connection_for_read, TIMEOUT, confirm=False).open()
+        numbers = {}
+        try:
+            for name in queues if link.is_amqp else ():
+                channel = link.connection.channel()
+                try:
+                    found = channel.queue_declare(name, passive=True)
+                except amqp.ChannelError:  # it is missing
+                    continue
+                numbers[name] = int(found.message_count)
+        except (OSError, amqp.ConnectionError) as error:
+            raise Unavailable(in_a_line(error, TIMEOUT)) from error
+        finally:
+            link.close()
+        return numbers
+
+    @property
+    def broker(self) -> str:
+        """The broker's URL, without the password."""
+        known = self._app.conf["broker_url"]
+        return ", ".join(
+            map(hide_password, [known] if isinstance(known, str) else known)
+        )
 
     def _database(self, url: str) -> None:
+        from oops_celery.dead_letters.letters import Letters
         from oops_celery.repository.queries import Reports
 
         name = urls.without_password(url)
         try:
-            with Reports(urls.check(url)) as reports:
+            with Reports(url) as reports:
                 for kept in reports.find(self._part):
-                    found = Found(kept.id, kept.type, kept.time, kept.body, path=name)
+                    found = Found(kept.id, kept.type, kept.time, kept.body, name)
+                    _add(self.found, found, self._part)
+            with Letters(url) as letters:
+                for found in in_letters(letters, self._part):
                     _add(self.found, found, self._part)
         except RepositoryError as error:
             self.not_looked_at.append(f"the repository could not be read: {error}")
@@ -143,63 +170,40 @@ class Search:
         there = os.path.isdir(folder)
         self.looked_at.append(f"repository {folder}{'' if there else ' (not there)'}")
         for kept in find_reports(folder, self._part, self._news):
-            found = Found(kept.id, kept.type, kept.time, kept.body, path=kept.path)
+            found = Found(kept.id, kept.type, kept.time, kept.body, kept.path)
             _add(self.found, found, self._part)
             whole = clean_id(self._part)
             if found.id.lower() == whole and _WHOLE_ID.fullmatch(whole):
                 return
 
-    def _queues(self, broker: Broker) -> None:
-        main = self._app.oops.queue
-        topology = self._app.topology
-        for queue in topology.dead_letter_queues(main):
-            with self._note_trouble(broker, queue.name):
-                messages = broker.browse(queue.name)
-                for found in in_messages(messages, queue.name, self._part, self._news):
-                    _add(self.found, found, self._part)
-                self.looked_at.append(f"queue {queue.name}")
-        for name in (main, *(queue.name for queue in topology.retry_queues(main))):
-            with self._note_trouble(broker, name):
-                self.waiting[name] = broker.ready(name)
 
-    @contextmanager
-    def _note_trouble(self, broker: Broker, queue: str) -> Iterator[None]:
-        """Go on after trouble with one queue."""
-        try:
-            yield
-        except QueueError as error:
-            if not broker.usable:
-                raise
-            self.not_looked_at.append(f"queue {queue!r}: {error}")
-
-
-def in_messages(
-    messages: Iterator[amqp.Message],
-    queue: str,
-    part: str,
-    news: Callable[[str], None] = lambda _: None,
-) -> list[Found]:
-    """Find messages of a queue by a part of their id.
+def in_letters(letters: Letters, part: str) -> list[Found]:
+    """Find dead letters by a part of their id.
 
     Returns:
-        The matching messages; see `_add`.
+        The matching letters; only those of one id have bodies.
     """
-    found: list[Found] = []
-    for number, message in enumerate(messages, 1):
-        if number % NEWS_EVERY == 1:
-            news(f"queue {queue}, message {number}")
-        letter = read_letter(message, queue)
-        if has_id(letter.id, part):
-            one = Found(
+    matching = letters.find(part)
+    whole = clean_id(part)
+    if len({one.id for one in matching}) > 1:
+        exact = [one for one in matching if part == one.id or whole == one.id.lower()]
+    else:
+        exact = matching
+    contents = {letter.number: (letter, it) for letter, it in letters.contents(exact)}
+    found = []
+    for one in matching:
+        letter, content = contents.get(one.number, (one, None))
+        found.append(
+            Found(
                 letter.id,
                 letter.type,
                 letter.time or letter.parked_at,
-                body_of(message),
-                queue=queue,
-                letter=letter,
-                headers=message.headers,
+                content.body if content else b"",
+                letters.name,
+                letter,
+                content.headers if content else None,
             )
-            _add(found, one, part)
+        )
     return found
 
 

@@ -12,14 +12,11 @@ from functools import partial
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
-import amqp
-import kombu
 from celery import bootsteps
 from celery.worker import state, strategy
 from kombu import Message
 from kombu.common import ignore_errors
 
-from oops_celery import wire
 from oops_celery.dispatcher.backoff import Backoff
 from oops_celery.dispatcher.instances import Kind
 from oops_celery.dispatcher.runners import (
@@ -30,10 +27,8 @@ from oops_celery.dispatcher.runners import (
     ThreadRunner,
 )
 from oops_celery.receiving import adoption
-from oops_celery.topology.declare import is_refusal
+from oops_celery.receiving.lane import Lane
 from oops_celery.topology.imports import import_object
-from oops_celery.transport import messages, troubles
-from oops_celery.transport.acknowledger import Acknowledger
 
 if TYPE_CHECKING:
     from oops_celery.dispatcher.request import MessageRequest
@@ -44,12 +39,6 @@ MAX_TAG = 200
 
 #: Seconds between two checks whether the consumers have ended, when the worker ends.
 POLL = 0.02
-
-#: Seconds before a missing or refused queue is tried again.
-REFUSED_PAUSE = 5.0
-
-#: The same if the refusal closed the connection, which all use.
-CLOSED_PAUSE = 600.0
 
 logger = logging.getLogger("amqp-dispatcher")
 
@@ -67,7 +56,8 @@ class Dispatching(bootsteps.StartStopStep):
         entries = consumer.app.topology.consumers
         self._told = MainLoopCalls(consumer.hub, self._together)
         self._lanes = [
-            Lane(consumer, entry, self._runner(consumer, entry)) for entry in entries
+            ConsumerLane(consumer, entry, self._runner(consumer, entry))
+            for entry in entries
         ]
 
     def _runner(self, consumer: Any, entry: ConsumerEntry) -> Runner:
@@ -127,7 +117,7 @@ class Dispatching(bootsteps.StartStopStep):
             self._told.do()
 
 
-class Lane:
+class ConsumerLane(Lane):
     """Consumes one entry of ``consumers:`` on its own channel.
 
     The broker sends ``prefetch_count`` messages ahead. At most ``consumer_count`` are
@@ -139,110 +129,29 @@ class Lane:
         runner: Runs its messages.
     """
 
+    logger = logger
+
     def __init__(self, consumer: Any, entry: ConsumerEntry, runner: Runner) -> None:
-        self._celery = consumer
-        self._entry = entry
+        super().__init__(consumer, entry.queue, entry.prefetch_count, entry.consumer)
         self._runner = runner
         self._backoff = Backoff()
-        self._consumer: kombu.Consumer | None = None
-        self._acknowledger: Acknowledger | None = None
-        #: Celery's message handler.
-        self._receive: Callable[..., Any] | None = None
-        #: The last logged refusal, and until when no further one is risked.
-        self._said: troubles.Trouble | None = None
-        self._not_before = 0.0
 
-    def open(self, connection: Any) -> None:
-        """Begin to consume; try again while the queue is missing or refused.
-
-        Args:
-            connection: Celery's connection at the time of the call.
-        """
-        if self._celery.connection is not connection or not connection.connected:
-            return  # the next connection opens it; kombu would make one without us
-        if (left := self._not_before - time.monotonic()) > 0:
-            self._open_after(left, connection)
-            return
-        channel = connection.channel()
-        try:
-            self._consumer = self._consume(channel)
-        except amqp.AMQPError as error:
-            if not is_refusal(error):
-                raise
-            self._say(error)
-            if not connection.connected:
-                self._not_before = time.monotonic() + CLOSED_PAUSE
-                text = f"the broker refuses queue {self._entry.queue}, and closed it"
-                raise amqp.RecoverableConnectionError(text) from None
-            channel.close()
-            self._open_after(REFUSED_PAUSE, connection)
-        else:
-            self._said = None
-
-    def _consume(self, channel: Any) -> kombu.Consumer:
-        app = self._celery.app
-        task = app.tasks[self._entry.consumer]
-        self._receive = strategy.default(task, app, _Taking(self._celery, self._take))
-        self._acknowledger = Acknowledger(channel)
-        messages.as_they_come(channel, self._acknowledger)
-        channel.basic_qos(0, self._entry.prefetch_count, False)
-        # It is declared with the topology, or by another program.
-        queue = kombu.Queue(self._entry.queue, no_declare=True)
-        consumer = kombu.Consumer(
-            channel,
-            [queue],
-            tag_prefix=self._tag(),
-            on_message=self._on_message,
-            accept=[wire.ADOPTED],
-            auto_declare=False,
-        )
-        consumer.consume()
-        return consumer
+    def _handler(self, task: Any) -> Callable[..., Any]:
+        taking = _Taking(self._celery, self._take)
+        return strategy.default(task, self._celery.app, taking)  # type: ignore[no-any-return]
 
     def _tag(self) -> str:
         """Return the consumer tag, as in amqp-dispatcher 1.x; RabbitMQ shows it."""
         job, place = map(os.environ.get, ("NOMAD_JOB_NAME", "NOMAD_ALLOC_ID"))
         who = f"{job or ''}.{place or ''}" if job or place else self._celery.hostname
         letters = "".join(random.choices(ascii_lowercase, k=10))
-        kind = f"{who}-[{self._entry.consumer}]".encode()[:MAX_TAG]
+        kind = f"{who}-[{self._task}]".encode()[:MAX_TAG]
         return f"{kind.decode(errors='ignore')}-{letters}"
-
-    def _open_after(self, seconds: float, connection: Any) -> None:
-        again = (self.open, connection)
-        self._celery.timer.call_after(seconds, self._celery.call_soon, again)
-
-    def _say(self, error: amqp.AMQPError) -> None:
-        trouble = troubles.meaning(error)
-        if trouble == self._said:
-            return
-        self._said = trouble
-        queue, consumer = self._entry.queue, self._entry.consumer
-        if error.reply_code == amqp.NotFound.code:
-            topology = self._celery.app.topology
-            declared = topology.queue(queue)
-            passive = declared is not None and declared.passive
-            logger.error(
-                "queue %s, for the consumer %s, is not at the broker: %s in %s, or make"
-                " it at the broker; it is looked for every %g s",
-                queue,
-                consumer,
-                "remove passive: true from it" if passive else "declare it",
-                topology.source,
-                REFUSED_PAUSE,
-            )
-        else:
-            logger.error(
-                "queue %s is refused to the consumer %s: %s; it is asked for again",
-                queue,
-                consumer,
-                trouble,
-            )
 
     def stop(self) -> None:
         """Begin nothing more; running messages are finished."""
         self._runner.drop()
-        if self._consumer is not None:
-            ignore_errors(self._celery.connection, self._consumer.cancel)
+        super().stop()
 
     def end(self) -> None:
         """Shut the consumers down after their current messages."""
@@ -253,13 +162,6 @@ class Lane:
     def has_ended(self) -> bool:
         """Whether its consumers are shut down."""
         return self._runner.is_closed
-
-    def close(self) -> None:
-        """Close the channel: unacknowledged messages go back to the queue."""
-        self.stop()
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            ignore_errors(self._celery.connection, consumer.channel.close)
 
     def together(self) -> AbstractContextManager[None]:
         """Collect the block's acknowledgements, and send as few frames as possible."""
@@ -279,11 +181,11 @@ class Lane:
             runner.ended(message)
 
         try:
-            adoption.adopt_message(celery.app, message, self._entry.consumer)
+            adoption.adopt_message(celery.app, message, self._task)
             assert self._receive is not None
             self._receive(message, None, acknowledge, reject, celery.on_task_message)
         except Exception:  # any exception would end Celery's consumer
-            logger.exception("a message of queue %s goes back", self._entry.queue)
+            logger.exception("a message of queue %s goes back", self._queue)
             self._reject(message, logger, celery.connection_errors, True)
 
     def _take(self, request: MessageRequest) -> None:
@@ -308,11 +210,6 @@ class Lane:
     def _give_back(self, message: Message, log: Any, errors: Any) -> None:
         if self._has_come_over(message):
             message.reject_log_error(log, errors, True)
-
-    def _has_come_over(self, message: Message) -> bool:
-        """Return whether its channel is open; else the broker delivers it again."""
-        channel = self._consumer and self._consumer.channel
-        return channel is message.channel and channel.connection is not None
 
 
 class _Taking:

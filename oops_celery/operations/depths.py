@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import amqp
 
-from oops_celery.dead_letters.queues import lock_of
-from oops_celery.errors import Hidden
 from oops_celery.topology.entities import Channel
 from oops_celery.topology.model import Topology
-
-#: Seconds between two checks whether somebody still hides messages.
-POLL = 0.1
 
 
 @dataclass(frozen=True)
@@ -56,44 +50,6 @@ def depths(
         yield Depth(queue, found.message_count, found.consumer_count)
     if channel is not None:
         channel.close()
-
-
-def whole_depth(
-    open_channel: Callable[[], Channel], queue: str, patience: float
-) -> Depth | None:
-    """Return a queue's depth while nobody looks into it; None if it is missing.
-
-    RabbitMQ counts the ready messages, not those that somebody holds.
-
-    Args:
-        open_channel: Opens a channel.
-        queue: The queue's name.
-        patience: Seconds to wait for others, who hold messages for a moment.
-
-    Raises:
-        Hidden: They hold them for longer.
-        OSError, amqp.exceptions.ConnectionError: Whatever the connection raises.
-    """
-    deadline = time.monotonic() + patience
-    while True:
-        if not _looked_into(open_channel, queue):
-            found = next(depths(open_channel, [queue]), None)
-            if not _looked_into(open_channel, queue):
-                return found
-        if time.monotonic() > deadline:
-            raise Hidden(queue)
-        time.sleep(POLL)
-
-
-def _looked_into(open_channel: Callable[[], Channel], queue: str) -> bool:
-    channel = open_channel()
-    try:
-        channel.queue_declare(lock_of(queue), passive=True)
-    except amqp.ChannelError as error:
-        return isinstance(error, amqp.ResourceLocked)
-    finally:
-        channel.close()
-    return False
 
 
 def all_queues(topology: Topology, reports: str) -> list[str]:

@@ -12,18 +12,25 @@ import amqp
 import celery
 
 from oops_celery import wire
-from oops_celery.errors import Hidden, ManagementError, SettingsError, Unavailable
+from oops_celery.errors import (
+    ManagementError,
+    RepositoryError,
+    SettingsError,
+    Unavailable,
+)
+from oops_celery.operations.dead_letters import filed, together
 from oops_celery.operations.depths import (
+    Depth,
     consumed_queues,
     depths,
     final_dead_letter_queues,
-    whole_depth,
 )
 from oops_celery.operations.finding import Finding
 from oops_celery.operations.management import Management
 from oops_celery.operations.repository import examine_repository
 from oops_celery.settings import Settings
 from oops_celery.settings.requirements import SAFE_CELERY, check_worker, numbers
+from oops_celery.text import counted
 from oops_celery.topology.compare import compare
 from oops_celery.transport.link import Link
 from oops_celery.transport.sender import Sender
@@ -41,8 +48,6 @@ PING_TIMEOUT = 1.0
 #: Most missing or different things to name; the rest is counted.
 NAMED = 5
 
-#: Seconds that others may look at dead letters, which hides them.
-LOOK_TIMEOUT = 30.0
 
 #: Seconds that two clocks may differ: HTTP has whole seconds.
 CLOCK_TOLERANCE = 5.0
@@ -195,9 +200,8 @@ def _examine_queues(
         elif queue in known:
             text = f"{known[queue].consumers} on queue {queue}"
             yield Finding("consumers", "ok", f"{text}, {known[queue].messages} waiting")
-    for queue in parked:
-        if queue in known:
-            yield _examine_dead_letters(open_channel, queue)
+    waiting = [known[queue] for queue in parked if queue in known]
+    yield from _examine_dead_letters(app, parked, waiting)
     workers: list[str] = []
     if ping:
         busy = [queue for queue in consumed if queue in known]
@@ -206,24 +210,36 @@ def _examine_queues(
     yield _examine_retries(app, topology, link, workers)
 
 
-def _examine_dead_letters(open_channel: Any, queue: str) -> Finding:
+def _examine_dead_letters(
+    app: App, queues: list[str], waiting: list[Depth]
+) -> Iterator[Finding]:
     try:
-        found = whole_depth(open_channel, queue, LOOK_TIMEOUT)
-    except Hidden:
-        return Finding(
-            "dead letters",
-            "unknown",
-            f"somebody is looking into queue {queue}, and hides them",
-            "ask again when `oops-celery dead` has ended",
-        )
-    if found is None or not found.messages:
-        return Finding("dead letters", "ok", f"none in queue {queue}")
-    return Finding(
-        "dead letters",
-        "wrong",
-        f"{found.messages} in queue {queue}",
-        "oops-celery dead list shows them, with the reasons",
-    )
+        in_database = filed(app.oops)
+    except RepositoryError as error:
+        in_database = {}
+        yield Finding("dead letters", "unknown", f"in the database: {error}")
+    for one in together(in_database, queues, waiting):
+        where = [f"{one.filed:,} in the database"] if one.filed else []
+        where += [f"{one.waiting:,} in the queue"] if one.waiting else []
+        text = f"{counted(one.count, 'dead letter')} of queue {one.queue}"
+        if not one.count:
+            yield Finding("dead letters", "ok", text)
+        elif one.filed:
+            yield Finding(
+                "dead letters",
+                "wrong",
+                f"{text}: {', '.join(where)}",
+                "oops-celery dead list --group shows them, with the reasons",
+            )
+        else:
+            yield Finding("dead letters", "wrong", f"{text}: {where[0]}", _unfiled(app))
+
+
+def _unfiled(app: App) -> str:
+    """Return what to do about letters that nobody took into a database."""
+    if not app.oops.files_letters:
+        return "set OOPS_REPOSITORY to a database: a worker takes them there"
+    return "a worker takes them into the database: see the checks of both"
 
 
 def _in_words(difference: Any) -> str:

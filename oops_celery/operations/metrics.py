@@ -10,20 +10,21 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from amqp.exceptions import ConnectionError as AMQPConnectionError
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from oops_celery.errors import Hidden, SendError
+from oops_celery.errors import RepositoryError, SendError
+from oops_celery.operations.dead_letters import filed, together
 from oops_celery.operations.depths import (
     Depth,
     all_queues,
     depths,
     final_dead_letter_queues,
-    whole_depth,
 )
+from oops_celery.settings import repository_url as urls
 from oops_celery.transport.sender import Sender
 from oops_celery.transport.troubles import in_a_line
 
@@ -41,39 +42,39 @@ class QueueCollector(Collector):
         app: Has the broker's URL.
         topology: Its queues, and those of its consumers, are counted.
         timeout: Seconds for connecting, and for each answer after that.
-        patience: Seconds to wait for somebody who looks at dead letters and hides them;
-            after that, the last known number is reported, or none.
     """
 
-    def __init__(
-        self, app: App, topology: Topology, timeout: float, patience: float
-    ) -> None:
+    def __init__(self, app: App, topology: Topology, timeout: float) -> None:
+        self._settings = app.oops
         self._queues = all_queues(topology, app.oops.queue)
         self._dead = final_dead_letter_queues(topology, app.oops.queue)
         self._timeout = timeout
         self._sender = Sender(app.connection_for_read, timeout, confirm=False)
         #: When each queue was last seen empty; at first, when the process started.
         self._empty = dict.fromkeys(self._queues, time.monotonic())
-        self._patience = patience
-        #: The last counts of dead letter queues, while they did not fall.
-        self._known: dict[str, Depth] = {}
-        #: The queues of which somebody hid messages at the last scrape.
-        self._hidden: set[str] = set()
+        #: The last known numbers of dead letters in the database.
+        self._filed: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the metrics; without a broker, only that there is none."""
         with self._lock:
             found = self._ask()
+            is_up = self._ask_database()
         yield GaugeMetricFamily(
             "oops_celery_broker_up",
             "Whether the broker answers",
             value=0 if found is None else 1,
         )
+        if is_up is not None:
+            yield GaugeMetricFamily(
+                "oops_celery_repository_up",
+                "Whether the database answers",
+                value=float(is_up),
+            )
         known = {each.queue: each for each in found or ()}
         if found is not None:
-            there = known.keys() | self._hidden
-            exists = {queue: float(queue in there) for queue in self._queues}
+            exists = {queue: float(queue in known) for queue in self._queues}
             yield _family("queue_exists", "Whether the queue is there", exists)
         yield _family(
             "queue_messages",
@@ -93,8 +94,12 @@ class QueueCollector(Collector):
         )
         yield _family(
             "dead_letters",
-            "Messages that nobody could take, and that wait for a person",
-            {queue: known[queue].messages for queue in self._dead if queue in known},
+            "Messages that nobody could take, in their queue or taken from it into the"
+            " database",
+            {
+                each.queue: each.count
+                for each in together(self._filed, self._dead, known.values())
+            },
         )
 
     def _nonempty(self, depth: Depth) -> float:
@@ -112,9 +117,7 @@ class QueueCollector(Collector):
             return None
         try:
             open_channel = link.connection.channel
-            self._hidden.clear()
-            found = list(depths(open_channel, self._queues))
-            return [each for one in found if (each := self._whole(open_channel, one))]
+            return list(depths(open_channel, self._queues))
         except (OSError, AMQPConnectionError) as error:
             why = in_a_line(error, self._timeout)
             logger.warning("the broker does not answer: %s", why)
@@ -122,22 +125,20 @@ class QueueCollector(Collector):
         finally:
             link.close()
 
-    def _whole(self, open_channel: Any, depth: Depth) -> Depth | None:
-        """Count dead letters once more if somebody may hide some of them."""
-        queue = depth.queue
-        if queue not in self._dead:
-            return depth
-        if queue not in self._known or depth.messages < self._known[queue].messages:
-            try:
-                found = whole_depth(open_channel, queue, self._patience)
-            except Hidden:
-                self._hidden.add(queue)
-                return self._known.get(queue)
-            if found is None:
-                return None
-            depth = found
-        self._known[queue] = depth
-        return depth
+    def _ask_database(self) -> bool | None:
+        """Count the dead letters in the database, or keep the last known numbers.
+
+        Returns:
+            Whether it answers; None if there is none.
+        """
+        if not urls.is_url(self._settings.repository):
+            return None
+        try:
+            self._filed = filed(self._settings)
+        except RepositoryError as error:
+            logger.warning("the database cannot be asked: %s", error)
+            return False
+        return True
 
 
 def _family(name: str, text: str, values: dict[str, float]) -> GaugeMetricFamily:

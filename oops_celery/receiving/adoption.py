@@ -102,8 +102,8 @@ def _is_line(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= MAX_LINE and value.isprintable()
 
 
-def adopt_message(app: App, message: Message, task_name: str) -> None:
-    """Turn any message into a task of a dispatcher's consumer."""
+def adopt_message(app: App, message: Message, task_name: str, **more: Any) -> None:
+    """Turn any message into a task; `more` is what it needs to know beside that."""
     body = body_of(message)
     route = message.delivery_info or {}
     text = (
@@ -112,6 +112,7 @@ def adopt_message(app: App, message: Message, task_name: str) -> None:
     )
     headers = dict(message.headers or {})
     original = {
+        **more,
         "delivery_info": {name: route[name] for name in DELIVERY_INFO if name in route},
         "properties": {
             **(message.properties or {}),

@@ -23,6 +23,7 @@ from oops_celery.errors import Away, RepositoryError, SettingsError, TopologyErr
 from oops_celery.receiving.batches import MAX_REPORTS
 from oops_celery.receiving.event_loop import LOOP
 from oops_celery.receiving.housekeeping import Housekeeping
+from oops_celery.receiving.letters import letter_queues
 from oops_celery.receiving.prefork import Pool
 from oops_celery.repository.store import Repository
 from oops_celery.settings.environment import check_worker_options
@@ -138,12 +139,22 @@ def _check(app: App) -> None:
     """
     topology, queue = app.topology, app.oops.queue
     if topology.queue(queue) is not None:
-        _prepare(app.oops_config)
+        config = app.oops_config
+        if isinstance(config, Repository):
+            _prepare(config)
     elif not topology.consumers:
         raise SettingsError(
             f"OOPS_QUEUE={queue!r}: {topology.source} has no such queue, and no "
             "consumers"
         )
+    if letter_queues(app) and (app.oops.config or topology.queue(queue) is None):
+        _prepare(Repository(app.oops.repository))
+    for name in {queue, *(entry.queue for entry in topology.consumers)}:
+        if name in topology.filed:
+            raise SettingsError(
+                f"{topology.source}: queue {name!r} has file_dead_letters: true, and "
+                "another consumer: remove one of them"
+            )
     for entry in topology.consumers:
         if entry.queue == queue and topology.queue(queue) is not None:
             raise SettingsError(
@@ -156,19 +167,18 @@ def _check(app: App) -> None:
             raise TopologyError(topology.source, tuple(problems))
 
 
-def _prepare(config: Any) -> None:
+def _prepare(repository: Repository) -> None:
     """Make or upgrade the tables of a database. One that is away may come later.
 
     Raises:
         SettingsError: It can never be used.
     """
-    if isinstance(config, Repository):
-        try:
-            config.upgrade()
-        except Away as error:
-            logger.warning("the repository is away: %s", error)
-        except RepositoryError as error:
-            raise SettingsError(f"OOPS_REPOSITORY: {error}") from error
+    try:
+        repository.upgrade()
+    except Away as error:
+        logger.warning("the repository is away: %s", error)
+    except RepositoryError as error:
+        raise SettingsError(f"OOPS_REPOSITORY: {error}") from error
 
 
 def _call(handler: str) -> None:

@@ -59,8 +59,7 @@ class Row:
         own = fields.get("time")
         time = _in_utc(own) if isinstance(own, datetime) else None
         group = fingerprint(fields)
-        packed = zstandard.ZstdCompressor(_LEVEL).compress(body)
-        compressed = len(packed) < len(body)
+        compressed, kept = packed(body)
         return cls(
             id=_usable(str(fields["id"])),
             time=time or datetime.now(timezone.utc),
@@ -72,7 +71,7 @@ class Row:
             digest=md5(came, usedforsecurity=False).digest(),
             size=len(body),
             compressed=compressed,
-            body=packed if compressed else body,
+            body=kept,
             group=group,
         )
 
@@ -93,6 +92,12 @@ def _usable(report_id: str) -> str:
     if report_id != text_of(report_id) or len(report_id.encode()) > MAX_NAME:
         return file_name(report_id)
     return report_id
+
+
+def packed(body: bytes) -> tuple[bool, bytes]:
+    """Return bytes as they are kept, and before that whether they are compressed."""
+    smaller = zstandard.ZstdCompressor(_LEVEL).compress(body)
+    return (True, smaller) if len(smaller) < len(body) else (False, body)
 
 
 def unpacked(body: bytes, compressed: bool) -> bytes:

@@ -21,11 +21,12 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    UniqueConstraint,
 )
 from sqlalchemy.dialects import postgresql
 
 #: The newest revision in `migrations`.
-HEAD = "0002"
+HEAD = "0003"
 
 
 class UTC(TypeDecorator[datetime]):
@@ -120,4 +121,40 @@ job = Table(
     metadata,
     Column("name", String, primary_key=True),
     Column("begun", UTC, nullable=False),
+)
+
+#: One row for each message that nobody could process, as it came. The bodies are last,
+#: so that SQLite reads the others without them.
+dead_letter = Table(
+    "dead_letter",
+    metadata,
+    # In the order of filing; never given again, so that it names one message.
+    Column("number", NUMBER, primary_key=True),
+    # The queue of dead letters that it was in.
+    Column("queue", BYTEWISE, nullable=False),
+    # Tells this message from all others: the same one again is not filed twice.
+    Column("key", LargeBinary, nullable=False),
+    Column("id", BYTEWISE, nullable=False),
+    Column("is_report", Boolean, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("time", UTC),
+    Column("reason", Text, nullable=False),
+    # The reason with placeholders for its variable parts.
+    Column("reason_group", Text, nullable=False),
+    Column("attempts", BigInteger),
+    Column("came_from", Text),
+    Column("first_failed_at", UTC),
+    # When it was parked, or else filed.
+    Column("parked_at", UTC, nullable=False),
+    Column("parked_by", Text, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("traceback", Text, nullable=False),
+    # Its headers and properties, as an AMQP table.
+    Column("envelope", LargeBinary, nullable=False),
+    Column("compressed", Boolean, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    UniqueConstraint("queue", "key", name="dead_letter_once"),
+    Index("dead_letter_id", "id"),
+    Index("dead_letter_parked_at", "parked_at"),
+    sqlite_autoincrement=True,
 )

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from oops_celery import wire
 from oops_celery.errors import Away, RepositoryError, SettingsError
@@ -21,7 +21,7 @@ from oops_celery.settings.requirements import needed_by
 from oops_celery.transport import reentry
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
     from oops_celery.repository.row import Row
 
@@ -36,6 +36,8 @@ WARN_EVERY = 60.0
 _DATABASE = "a repository in a database"
 
 logger = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
 
 #: The body of the message that the worker handles now.
 message_body: ContextVar[bytes | None] = ContextVar("message_body", default=None)
@@ -129,10 +131,7 @@ class Repository:
             from oops_celery.repository.row import Row
 
         row = Row.of(report, body if came is None else came, body)
-        if _together is not None:
-            _together.append((self, row))
-        else:
-            self.store([row])
+        together(self, row)
         return [str(report["id"])]
 
     def store(self, rows: list[Row]) -> int:
@@ -142,8 +141,27 @@ class Repository:
             RepositoryError: None of them is stored.
         """
         with needed_by(_DATABASE):
-            from oops_celery.repository import database
             from oops_celery.repository import rows as tables
+
+        def action(connection: Connection) -> int:
+            return tables.store(connection, rows)
+
+        return self.write(action, rows)
+
+    def write(
+        self, action: Callable[[Connection], _Result], reports: Iterable[Row] = ()
+    ) -> _Result:
+        """Do something in one transaction, and return what it returns.
+
+        Args:
+            action: Gets the connection.
+            reports: What it writes into the table of reports.
+
+        Raises:
+            RepositoryError: Nothing of it is done.
+        """
+        with needed_by(_DATABASE):
+            from oops_celery.repository import database
 
         if self._why_away and time.monotonic() < self._away_until:
             raise Away(self._why_away)
@@ -152,16 +170,16 @@ class Repository:
             if not self._is_upgraded:
                 self.upgrade()
             with database.telling_why(self.url):
-                self._partitions.make(engine, rows)
+                self._partitions.make(engine, reports)
                 with engine.begin() as connection:
-                    new = tables.store(connection, rows)
+                    result = action(connection)
         except RepositoryError as error:
             self._partitions_forgotten()
             if isinstance(error, Away):
                 self._is_away(error)
             raise
         self._is_back()
-        return new
+        return result
 
     def engine(self) -> Engine:
         """Return SQLAlchemy's engine: a process that was forked has its own.
@@ -222,38 +240,61 @@ class Repository:
             logger.warning("the repository is back: %s", self)
 
 
+class Keeper(Protocol):
+    """Writes rows of one kind in one transaction."""
+
+    def store(self, rows: list[Any]) -> int:
+        """Write them; return the number of new ones.
+
+        Raises:
+            RepositoryError: None of them is stored.
+        """
+
+
 class Batch:
-    """Reports that are written together, when their batch is at its end."""
+    """What is written together, when a batch of messages is at its end."""
 
     def __init__(self) -> None:
-        self._rows: list[tuple[Repository, Row]] = []
+        self._rows: list[tuple[Keeper, Any]] = []
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def append(self, one: tuple[Repository, Row]) -> None:
-        """Add a report."""
-        self._rows.append(one)
+    def append(self, keeper: Keeper, row: Any) -> None:
+        """Add a row."""
+        self._rows.append((keeper, row))
 
     def store(self) -> None:
-        """Write them, in one transaction for each repository.
+        """Write them, in one transaction for each keeper.
 
         Raises:
-            RepositoryError: Those of one repository are not stored.
+            RepositoryError: Those of one keeper are not stored.
         """
-        by_repository: dict[Repository, list[Row]] = {}
-        for repository, row in self._rows:
-            by_repository.setdefault(repository, []).append(row)
-        for repository, rows in by_repository.items():
-            repository.store(rows)
+        by_keeper: dict[Keeper, list[Any]] = {}
+        for keeper, row in self._rows:
+            by_keeper.setdefault(keeper, []).append(row)
+        for keeper, rows in by_keeper.items():
+            keeper.store(rows)
 
 
 _together: Batch | None = None
 
 
+def together(keeper: Keeper, row: Any) -> None:
+    """Store a row: with the others of a batch within `stored_together`, else at once.
+
+    Raises:
+        RepositoryError: It is not stored.
+    """
+    if _together is not None:
+        _together.append(keeper, row)
+    else:
+        keeper.store([row])
+
+
 @contextmanager
 def stored_together() -> Iterator[Batch]:
-    """Within it, `Repository` collects reports; the caller stores them afterwards.
+    """Within it, rows are collected; the caller stores them afterwards.
 
     For a process that does one thing after another, as those of the prefork pool.
     """

@@ -54,6 +54,8 @@ class Settings:
     keep_days: int = 0
     keep_bytes: int = 0
     keep_per_group: int = 0
+    #: Whether the worker takes dead letters into the database.
+    file_dead_letters: bool = True
     #: ``module:attribute`` of the `oops.Config` that takes reports in the worker.
     config: str | None = None
     #: The exchange and routing key for publishing.
@@ -75,12 +77,24 @@ class Settings:
     #: Names that were found and do not count.
     ignored: tuple[str, ...] = ()
 
+    @property
+    def files_letters(self) -> bool:
+        """Whether there is a database for dead letters, and they go there."""
+        return self.file_dead_letters and repository_url.is_url(self.repository)
+
 
 def _seconds(value: Any) -> float:
     number = float(value)
     if not 0 < number < 3600 or isinstance(value, bool):
         raise ValueError
     return number
+
+
+def _truth(value: Any) -> bool:
+    known = {"true": True, "1": True, "false": False, "0": False}
+    if isinstance(value, bool):
+        return value
+    return known[str(value).strip().lower()]
 
 
 def _name(value: Any) -> str:
@@ -118,6 +132,7 @@ _OWN: dict[str, tuple[Callable[[Any], Any], str]] = {
     "keep_days": (whole_number, "a whole number of days, 0 for no limit"),
     "keep_bytes": (whole_number, "a whole number of bytes, 0 for no limit"),
     "keep_per_group": (whole_number, "a whole number of reports, 0 for no limit"),
+    "file_dead_letters": (_truth, "true or false"),
     "config": (_reference, "package.module:attribute, the place of an oops.Config"),
     "exchange": (_name, "a name of at most 255 bytes"),
     "routing_key": (_name, "a name of at most 255 bytes"),
@@ -198,7 +213,7 @@ def _own_setting(name: str, value: Any, place: str) -> Any:
     reader, expected = _OWN[name[len(PREFIX) :].lower()]
     try:
         return reader(value)
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, LookupError):
         if name == "OOPS_REPOSITORY" and isinstance(value, str):
             value = repository_url.without_password(value)
         raise SettingsError(f"{name}={value!r} ({place}): must be {expected}") from None

@@ -77,6 +77,8 @@ class Topology:
         queues: Declared next, each with its bindings.
         consumers: The consumer classes that a worker runs.
         startup_handler: ``package.module:function``, called once in a worker.
+        filed: The queues that say ``file_dead_letters: true``: the worker files their
+            messages in the database, beside the dead letters of the reports.
         warnings: Declarations that RabbitMQ accepts, but that lose messages.
         source: The file.
     """
@@ -85,6 +87,7 @@ class Topology:
     queues: tuple[Queue, ...] = ()
     consumers: tuple[ConsumerEntry, ...] = ()
     startup_handler: str | None = None
+    filed: tuple[str, ...] = ()
     warnings: tuple[Problem, ...] = field(default=(), compare=False, repr=False)
     source: str = field(default="<string>", compare=False)
 
@@ -134,6 +137,9 @@ class Topology:
                     ConsumerEntry(**entry.model_dump()) for entry in file.consumers
                 ),
                 startup_handler=file.startup_handler,
+                filed=tuple(
+                    entry.queue for entry in file.queues if entry.file_dead_letters
+                ),
                 warnings=file.warnings,
                 source=source,
             )

@@ -235,6 +235,7 @@ class QueueEntry(Entry):
     auto_delete: Truth = False
     exclusive: Truth = False
     passive: Truth = False
+    file_dead_letters: Truth = False
     bindings: list[BindingEntry] = []
 
     @field_validator("*", mode="before")

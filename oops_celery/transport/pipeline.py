@@ -173,6 +173,7 @@ class _Pipeline:
         route = options.pop("exchange"), options.pop("routing_key")
         message = self._channel.prepare_message(
             sent.body,
+            priority=options.pop("priority", None),
             content_type=options.pop("content_type"),
             content_encoding=options.pop("content_encoding", None),
             headers=options.pop("headers"),

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 #: The name of the task that carries a report.
 TASK_NAME = "oops_celery.republish"
 
+#: The name of the task that files a dead letter in the database.
+FILE_DEAD_LETTER = "oops_celery.file_dead_letter"
+
 #: Bytes of an AMQP 0-9-1 short string, such as the correlation id (the task id).
 MAX_TASK_ID = 255
 

@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 #: The port in docs/monitoring.md.
 DEFAULT_PORT = 9540
 
-#: Seconds to wait for somebody who looks at dead letters and hides them: at a scrape,
-#: for which Prometheus waits 10 s, and with --once.
-LOOK_TIMEOUT = 4.0
-LOOK_ONCE = 30.0
-
 
 @click.command(
     "metrics",
@@ -63,7 +58,7 @@ def command(
     ctx: click.Context, file: str | None, port: int, address: str, once: bool
 ) -> None:
     """Serve the metrics, or print them."""
-    registry = _registry(file, LOOK_ONCE if once else LOOK_TIMEOUT)
+    registry = _registry(file)
     if not once:
         _serve(registry, port, address)
         return
@@ -76,7 +71,7 @@ def command(
     ctx.exit(0 if "oops_celery_broker_up 1.0" in lines else 2)
 
 
-def _registry(file: str | None, patience: float) -> CollectorRegistry:
+def _registry(file: str | None) -> CollectorRegistry:
     try:
         from prometheus_client import CollectorRegistry
     except ImportError:
@@ -92,7 +87,7 @@ def _registry(file: str | None, patience: float) -> CollectorRegistry:
     topology = loaded(app, file)
     broker_name(app)
     registry = CollectorRegistry()
-    registry.register(QueueCollector(app, topology, BROKER_TIMEOUT, patience))
+    registry.register(QueueCollector(app, topology, BROKER_TIMEOUT))
     return registry
 
 

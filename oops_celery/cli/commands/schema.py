@@ -20,6 +20,7 @@ DESCRIPTIONS = {
     "auto_delete": "Goes away with the last that used it",
     "internal": "Fed by other exchanges only",
     "passive": "Must be there already; nothing is created",
+    "file_dead_letters": "Its messages are dead letters, for the worker's database",
     "exclusive": "Only for the connection that declared it, and gone with it",
     "arguments": "Further arguments, under RabbitMQ's names",
     "bindings": "Exchanges that the queue gets messages from",

@@ -23,17 +23,17 @@ NAMED = 20
     short_help="Show a report by its id, stored or dead.",
     help="""Show the report with an ID.
 
-    This searches the repository (OOPS_REPOSITORY, newest day first) and the dead letter
-    queue. Reports that wait in the main queue and the retry queues are only counted:
-    RabbitMQ would count looking as a failed delivery. A part of the id is enough if no
-    other report has it, and so is a URL that ends in it, or the start of a file's name
-    in the repository.
+    This searches the repository (OOPS_REPOSITORY): the reports, and the dead letters. A
+    part of the id is enough if no other report has it, and so is a URL that ends in it,
+    or the start of a file's name in a folder.
 
-    The repository is searched without a broker too.
+    No broker is needed. If there is no such report, a broker tells where it may be:
+    how many wait in each queue. None is looked at, which RabbitMQ would count as a
+    failed delivery.
 
     The exit code is 0 when the report is shown; 1 when there is none, or more than one,
-    and then they are named; 2 when the settings cannot be used, or the command is not
-    used as described here; 130 after Ctrl-C.
+    and then they are named; 2 when the repository or the settings cannot be used, or
+    the command is not used as described here; 130 after Ctrl-C.
     """,
     epilog="""\b
 Examples:
@@ -67,7 +67,7 @@ def command(ctx: click.Context, part: str, as_json: bool, raw: bool) -> None:
         found = _only(by_id) or by_id[resolve(part, by_id)]
     except NoMatch:
         _tell_candidates(part, search)
-        ctx.exit(1)
+        ctx.exit(1 if search.looked_at else 2)
     ctx.exit(show_found(found, as_json, raw))
 
 
@@ -159,16 +159,27 @@ def _tell_candidates(part: str, search: Search) -> None:
 
     by_id = search.by_id
     if not by_id:
-        say_error(f"{part}: no such report in {', '.join(search.looked_at)}")
-        waiting = {name: number for name, number in search.waiting.items() if number}
-        if waiting:
-            queues = ", ".join(
-                f"{number:,} in {name}" for name, number in waiting.items()
-            )
-            say_error(f"not looked at, as they are on their way: {queues}")
+        if search.looked_at:
+            say_error(f"{part}: no such report in {', '.join(search.looked_at)}")
+        _tell_waiting(search)
         return
     say_error(f"{part}: {len(by_id)} reports have it in their ids:")
     for found in list(by_id.values())[:NAMED]:
-        say_error(f"{candidate(found[0])}  {found[0].path or found[0].queue}")
+        say_error(f"{candidate(found[0])}  {found[0].path}")
     if len(by_id) > NAMED:
         say_error(f"... and {len(by_id) - NAMED} more")
+
+
+def _tell_waiting(search: Search) -> None:
+    """Say where the report may be."""
+    from oops_celery.errors import Unavailable
+
+    try:
+        waiting = {name: number for name, number in search.waiting().items() if number}
+    except Unavailable as error:
+        say_error(f"it may wait in a queue: {search.broker} does not say ({error})")
+        return
+    for name, number in waiting.items():
+        say_error(f"it may be one of {number:,} in queue {name}, since when is unknown")
+    if not waiting:
+        say_error("no report waits in a queue; its program may still have it")

@@ -59,37 +59,14 @@ def as_json(value: Any) -> str:
     return json.dumps(as_json_value(value), indent=2)
 
 
-def letter_as_json(letter: Letter, queue: str) -> dict[str, Any]:
-    """Return the metadata of a parked message."""
-    return {
-        "id": letter.id,
-        "report": letter.is_report,
-        "type": letter.type or None,
-        "reason": letter.reason or None,
-        "attempts": letter.attempts,
-        "age": age_in_seconds(letter),
-        "came_from": letter.came_from,
-        "first_failed_at": as_json_value(letter.first_failed_at),
-        "parked_at": as_json_value(letter.parked_at),
-        "parked_by": letter.parked_by or None,
-        "size": letter.size,
-        "queue": queue,
-    }
+def age_in_seconds(time: datetime) -> int:
+    """Return how long ago something was; 0 for what is to come."""
+    return max(int((datetime.now(timezone.utc) - time).total_seconds()), 0)
 
 
-def age_in_seconds(letter: Letter) -> int | None:
-    """Return how long a message has been parked; None if unknown."""
-    if letter.parked_at is None:
-        return None
-    parked = datetime.now(timezone.utc) - letter.parked_at
-    return max(int(parked.total_seconds()), 0)
-
-
-def age(letter: Letter) -> str:
-    """Return how long a message has been parked, in a few characters."""
-    seconds = age_in_seconds(letter)
-    if seconds is None:
-        return "?"
+def age(time: datetime) -> str:
+    """Return how long ago something was, in a few characters."""
+    seconds = age_in_seconds(time)
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= size:
             return f"{seconds // size}{unit}"
@@ -119,9 +96,9 @@ def print_reports(console: Console, found: list[Found]) -> None:
         _say(console, "id", found[0].id)
         fields(console, report)
     for place in found:
-        _say(console, "found in", place.path or f"queue {place.queue}")
+        _say(console, "found in", _place(place))
     for place in found:
-        if place.letter is not None and (place.letter.reason or place.letter.parked_at):
+        if place.letter is not None:
             _print_letter(console, place.letter)
         if not report and place.headers:
             _section(console, "Headers")
@@ -130,6 +107,10 @@ def print_reports(console: Console, found: list[Found]) -> None:
     _print_traceback(console, "Traceback", report.get("tb_text"))
     _print_variables(console, report.get("req_vars"))
     _print_timeline(console, report.get("timeline"))
+
+
+def _place(found: Found) -> str:
+    return f"{'dead letters in ' if found.letter else ''}{found.path}"
 
 
 def fields(console: Console, report: Mapping[str, Any]) -> None:
@@ -152,8 +133,9 @@ def _print_letter(console: Console, letter: Letter) -> None:
         _say(console, "  attempts", str(letter.attempts))
     if letter.first_failed_at:
         _say(console, "  first failed", _time(letter.first_failed_at))
-    if letter.parked_at:
-        _say(console, "  parked", f"{_time(letter.parked_at)}, {age(letter)} ago")
+    ago = age(letter.parked_at)
+    _say(console, "  parked", f"{_time(letter.parked_at)}, {ago} ago")
+    _say(console, "  queue", letter.queue)
     if letter.parked_by:
         _say(console, "  parked by", letter.parked_by)
     if letter.came_from:
