@@ -56,16 +56,16 @@ class Filing:
         store.together(self, row_of(letter, content))
         return letter
 
-    def store(self, rows: list[dict[str, Any]]) -> int:
-        """Write letters in one transaction; return the number of new ones.
+    def store(self, rows: list[dict[str, Any]]) -> None:
+        """Write letters in one transaction.
 
         Raises:
             RepositoryError: None of them is filed.
         """
-        return self._repository.write(lambda connection: insert(connection, rows))
+        self._repository.write(lambda connection: insert(connection, rows))
 
 
-def insert(connection: Connection, rows: list[dict[str, Any]]) -> int:
+def insert(connection: Connection, rows: list[dict[str, Any]]) -> None:
     """Insert letters; one that is there already changes nothing."""
     from sqlalchemy.dialects import postgresql, sqlite
 
@@ -75,8 +75,7 @@ def insert(connection: Connection, rows: list[dict[str, Any]]) -> int:
     into = (postgresql if is_postgresql else sqlite).insert(dead_letter)
     # In the same order in every process: so none waits for one that waits for it.
     rows = sorted(rows, key=lambda row: (row["queue"], row["key"]))
-    done = connection.execute(into.on_conflict_do_nothing(), rows)
-    return max(done.rowcount, 0)
+    connection.execute(into.on_conflict_do_nothing(), rows)
 
 
 def row_of(letter: Letter, content: Content) -> dict[str, Any]:

@@ -243,8 +243,8 @@ class Repository:
 class Keeper(Protocol):
     """Writes rows of one kind in one transaction."""
 
-    def store(self, rows: list[Any]) -> int:
-        """Write them; return the number of new ones.
+    def store(self, rows: list[Any]) -> Any:
+        """Write them; one that is there already changes nothing.
 
         Raises:
             RepositoryError: None of them is stored.

@@ -48,8 +48,8 @@ class Settings:
 
     #: The topology file; None means the packaged ``default.yml``.
     topology: str | None = None
-    #: The repository: a folder, or the URL of a database.
-    repository: str = "./oopses"
+    #: The repository: the URL of a database, or a folder.
+    repository: str = "sqlite:///oopses.db"
     #: What a database keeps, 0 is no limit: days, bytes, reports of a group.
     keep_days: int = 0
     keep_bytes: int = 0
@@ -127,7 +127,7 @@ _OWN: dict[str, tuple[Callable[[Any], Any], str]] = {
     "topology": (_path, "the path of a YAML file"),
     "repository": (
         _repository,
-        f"the path of a folder, or the URL of a database: {repository_url.FORMS}",
+        f"the URL of a database, {repository_url.FORMS}, or the path of a folder",
     ),
     "keep_days": (whole_number, "a whole number of days, 0 for no limit"),
     "keep_bytes": (whole_number, "a whole number of bytes, 0 for no limit"),
@@ -213,7 +213,7 @@ def _own_setting(name: str, value: Any, place: str) -> Any:
     reader, expected = _OWN[name[len(PREFIX) :].lower()]
     try:
         return reader(value)
-    except (ValueError, TypeError, AttributeError, LookupError):
+    except (ValueError, TypeError, AttributeError, LookupError, OSError):
         if name == "OOPS_REPOSITORY" and isinstance(value, str):
             value = repository_url.without_password(value)
         raise SettingsError(f"{name}={value!r} ({place}): must be {expected}") from None

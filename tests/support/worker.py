@@ -31,7 +31,8 @@ class Worker:
             *("-A", "oops_celery", "worker", "--loglevel", "INFO", "-n", "w@%h"),
             *(options or ("-c", "2")),
         ]
-        self._environ = environment(**{"RABBITMQ_URL": url, **environ})
+        usual = {"RABBITMQ_URL": url, "OOPS_REPOSITORY": "oopses"}  # a folder
+        self._environ = environment(**{**usual, **environ})
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
