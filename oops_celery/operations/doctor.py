@@ -30,7 +30,6 @@ from oops_celery.operations.management import Management
 from oops_celery.operations.repository import examine_repository
 from oops_celery.settings import Settings
 from oops_celery.settings.requirements import SAFE_CELERY, check_worker, numbers
-from oops_celery.text import counted
 from oops_celery.topology.compare import compare
 from oops_celery.transport.link import Link
 from oops_celery.transport.sender import Sender
@@ -219,27 +218,23 @@ def _examine_dead_letters(
         in_database = {}
         yield Finding("dead letters", "unknown", f"in the database: {error}")
     for one in together(in_database, queues, waiting):
-        where = [f"{one.filed:,} in the database"] if one.filed else []
-        where += [f"{one.waiting:,} in the queue"] if one.waiting else []
-        text = f"{counted(one.count, 'dead letter')} of queue {one.queue}"
-        if not one.count:
-            yield Finding("dead letters", "ok", text)
+        places = [f"{one.filed:,} in the database"] if one.filed else []
+        places += [f"{one.waiting:,} in queue {one.queue}"] if one.waiting else []
+        if not places:
+            yield Finding("dead letters", "ok", f"none in queue {one.queue}")
         elif one.filed:
-            yield Finding(
-                "dead letters",
-                "wrong",
-                f"{text}: {', '.join(where)}",
-                "oops-celery dead list --group shows them, with the reasons",
-            )
+            text = ", ".join([*places, *([] if one.waiting else [f"from {one.queue}"])])
+            fix = "oops-celery dead list --group shows them, with the reasons"
+            yield Finding("dead letters", "wrong", text, fix)
         else:
-            yield Finding("dead letters", "wrong", f"{text}: {where[0]}", _unfiled(app))
+            yield Finding("dead letters", "wrong", places[0], _unfiled(app))
 
 
 def _unfiled(app: App) -> str:
     """Return what to do about letters that nobody took into a database."""
     if not app.oops.files_letters:
-        return "set OOPS_REPOSITORY to a database: a worker takes them there"
-    return "a worker takes them into the database: see the checks of both"
+        return "no worker takes them: OOPS_FILE_DEAD_LETTERS, OOPS_REPOSITORY"
+    return "a worker takes them into the database, for oops-celery dead: start one"
 
 
 def _in_words(difference: Any) -> str:

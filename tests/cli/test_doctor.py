@@ -25,6 +25,7 @@ from oops_celery.operations.depths import final_dead_letter_queues
 from oops_celery.operations.doctor import CLOCK_TOLERANCE, examine_clock
 from tests.support import PACKAGED, Node, Worker, environment, eventually
 from tests.support.management import management_url
+from tests.support.parking import Parking, many
 
 Doctor = Callable[..., "Diagnosis"]
 
@@ -218,6 +219,27 @@ def test_dead_letters(doctor: Doctor, broker: Node, consumer: amqp.Channel) -> N
     found = doctor("--no-ping")
     assert set(found.wrong) == {"dead letters"}
     assert found.wrong["dead letters"]["text"] == "1 in queue oopses.dead"
+    assert "a worker takes them" in found.wrong["dead letters"]["fix"]
+    found = doctor("--no-ping", OOPS_FILE_DEAD_LETTERS="false")
+    assert "OOPS_FILE_DEAD_LETTERS" in found.wrong["dead letters"]["fix"]
+
+
+def test_dead_letters_in_the_database(
+    doctor: Doctor, broker: Node, consumer: amqp.Channel, database: str
+) -> None:
+    parking = Parking(broker, database)
+    parking.park(*many(3))
+    parking.close()
+
+    def text() -> str:
+        found = doctor("--no-ping", OOPS_REPOSITORY=database)
+        assert set(found.wrong) == {"dead letters"}
+        assert "dead list --group" in found.wrong["dead letters"]["fix"]
+        return str(found.wrong["dead letters"]["text"])
+
+    assert text() == "3 in the database, from oopses.dead"
+    broker.publish("oopses.dead", b"a message")
+    assert text() == "3 in the database, 1 in queue oopses.dead"
 
 
 def test_reports_that_are_refused(
@@ -395,7 +417,7 @@ def test_for_a_person_each_check_is_a_line_with_what_to_do(
 
     found = [one for one in lines(COLUMNS="") if " celery: " not in one]
     assert len(found) == 8  # and one more before Celery 5.6
-    assert "wrong   dead letters: 1 in queue oopses.dead; oops-celery dead list" in (
+    assert "wrong   dead letters: 1 in queue oopses.dead; a worker takes them" in (
         "\n".join(found)
     )
     assert max(map(len, lines(COLUMNS="60"))) <= 60

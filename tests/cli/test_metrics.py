@@ -22,6 +22,7 @@ from oops_celery import Topology
 from oops_celery.cli import main
 from oops_celery.cli.broker import BROKER_TIMEOUT
 from tests.support import Node, environment
+from tests.support.parking import Parking, many
 
 COMMAND = [sys.executable, "-m", "oops_celery.cli", "metrics"]
 
@@ -140,6 +141,29 @@ def test_a_queue_that_is_missing_is_told(
     assert found["queue_messages", "oopses.retry.2"] == 0
 
 
+def test_dead_letters_in_the_database_count_while_it_is_away(
+    declared: Node, serve: Callable[..., str], tmp_path: Path
+) -> None:
+    parking = Parking(declared, f"sqlite:///{tmp_path}/oopses.db")
+    parking.park(*many(5))
+    parking.close()
+    url = serve(declared.url)
+
+    def told() -> tuple[float, float]:
+        found, _ = fetch(url)
+        return found["repository_up", ""], found["dead_letters", "oopses.dead"]
+
+    assert told() == (1, 5)
+    declared.publish("oopses.dead", b"a message")
+    assert told() == (1, 6)
+    (tmp_path / "oopses.db").rename(tmp_path / "away.db")
+    (tmp_path / "oopses.db").mkdir()
+    assert told() == (0, 6)
+    (tmp_path / "oopses.db").rmdir()
+    (tmp_path / "away.db").rename(tmp_path / "oopses.db")
+    assert told() == (1, 6)
+
+
 def test_a_broker_that_goes_and_comes_back(
     declared: Node, serve: Callable[..., str]
 ) -> None:
@@ -148,7 +172,10 @@ def test_a_broker_that_goes_and_comes_back(
     thaw = declared.pause()
     try:
         start = time.monotonic()
-        assert fetch(url)[0] == {("broker_up", ""): 0}
+        assert fetch(url)[0] == {
+            ("broker_up", ""): 0,
+            ("repository_up", ""): 1,
+        }
         # Prometheus waits for 10 s unless told otherwise; this machine may be busy.
         assert BROKER_TIMEOUT < 9
         assert time.monotonic() - start < 60
@@ -189,7 +216,10 @@ def test_once_prints_the_metrics(declared: Node, tmp_path: Path) -> None:
     assert samples(done.stdout)["dead_letters", "oopses.dead"] == 1
     done = once(RABBITMQ_URL="amqp://u:s3cr3t@127.0.0.1:1/")
     assert done.returncode == 2
-    assert samples(done.stdout) == {("broker_up", ""): 0}
+    assert samples(done.stdout) == {
+        ("broker_up", ""): 0,
+        ("repository_up", ""): 1,
+    }
     assert "s3cr3t" not in done.stderr
     file = tmp_path / "t.yml"
     file.write_text('queues: [{queue: "a\\e[2J"}]')

@@ -20,6 +20,7 @@ from oops_celery.celery import AMQP, App, Loader
 from oops_celery.cli import main
 from oops_celery.dead_letters.search import Search
 from oops_celery.repository.reader import find_reports
+from oops_celery.repository.store import Repository
 from tests.support import Node
 from tests.support.parking import DEAD, MAIN, RETRY, Command, Parking, make_report
 
@@ -28,8 +29,8 @@ TIMELINE = [[0, 10, "SQL-main", "SELECT 1"], [10, 100, "http", "GET /", ["a trac
 
 
 @pytest.fixture
-def parking(broker: Node) -> Iterator[Parking]:
-    parking = Parking(broker)
+def parking(broker: Node, tmp_path: Path) -> Iterator[Parking]:
+    parking = Parking(broker, f"sqlite:///{tmp_path}/oopses.db")
     yield parking
     parking.close()
 
@@ -41,8 +42,8 @@ def oops_celery(broker: Node, tmp_path: Path) -> Command:
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Command:
-    """The command without a broker."""
-    return Command(tmp_path, NOWHERE)
+    """The command without a broker, and with a folder."""
+    return Command(tmp_path, NOWHERE, OOPS_REPOSITORY="oopses")
 
 
 def keep(folder: Path, day: int, report: dict[str, object]) -> tuple[str, Path]:
@@ -152,18 +153,22 @@ def test_an_id_is_found_as_people_paste_it(alone: Command) -> None:
         alone("show", nothing, code=2 if nothing != "https://" else 1)
 
 
-def test_without_a_broker_the_repository_is_searched_and_that_is_said(
-    alone: Command,
-) -> None:
+def test_no_broker_is_needed(alone: Command) -> None:
     own, _ = keep(alone.folder, 1, make_report(KeyError("a")))
     shown = alone("show", own)
     assert shown.stdout.startswith("KeyError: 'a'\n")
-    (line,) = shown.stderr.splitlines()
-    assert line.startswith(
-        f"the queues could not be looked at: {'amqp://**@127.0.0.1'}"
+    assert shown.stderr == ""
+    missing = alone("show", "zzz", code=1, OOPS_REPOSITORY="gone").stderr
+    assert f"{alone.folder}/gone (not there)" in missing
+    assert "it may wait in a queue: amqp://**@127.0.0.1:1/ does not say (" in missing
+
+
+def test_a_database_that_cannot_be_read(alone: Command) -> None:
+    missing = alone("show", "zzz", code=2, OOPS_REPOSITORY="sqlite:///gone.db").stderr
+    assert (
+        f"could not be read: sqlite:///{alone.folder}/gone.db is not there" in missing
     )
-    missing = alone("show", "zzz", code=1, OOPS_REPOSITORY="gone")
-    assert f"{alone.folder}/gone (not there)" in missing.stderr
+    assert "no such report" not in missing
 
 
 def test_what_else_lies_in_a_repository_is_no_trouble(alone: Command) -> None:
@@ -201,7 +206,7 @@ def test_the_newest_day_comes_first_and_a_big_repository_is_quick(
     assert found == [str(tmp_path / f"2024-05-{day:02}/its-file") for day in (9, 3)]
 
 
-# -- The queues -----------------------------------------------------------------------
+# -- The dead letters and the queues --------------------------------------------------
 
 
 def test_a_dead_report_says_why_and_when(
@@ -211,9 +216,10 @@ def test_a_dead_report_says_why_and_when(
     (dead,) = parking.park(report)
     lines = oops_celery("show", dead[8:16]).stdout.splitlines()
     assert lines[0] == "KeyError: 'a'"
-    assert f"found in: queue {DEAD}" in lines
+    assert f"found in: dead letters in {parking.database}" in lines
     assert "  reason: NotTaken: disk full" in lines
     assert "  attempts: 21" in lines
+    assert f"  queue: {DEAD}" in lines
     assert f"  came from: queue {MAIN}" in lines
     assert "Traceback of its last failure" in lines
     assert "ValueError: of the worker" in lines
@@ -222,67 +228,75 @@ def test_a_dead_report_says_why_and_when(
     assert parked.startswith(f"  parked: {today} ")
     assert parked.endswith("s ago")
     # Kept after all: both places are said.
-    _, path = keep(oops_celery.folder, 1, {**report, "id": dead})
+    assert parking.database
+    kept = Repository(parking.database)
+    kept.publish({**report, "id": dead})
     both = oops_celery("show", dead).stdout
-    assert f"found in: {path}\nfound in: queue {DEAD}\n" in both
+    assert f"found in: {parking.database}\nfound in: dead letters in " in both
     assert "  reason: NotTaken: disk full" in both
-    assert parking.broker.count(DEAD) == 1
+    assert parking.letters() == [dead]
 
 
 def test_reports_on_their_way_are_counted_and_left_alone(
     parking: Parking, oops_celery: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queues = (RETRY.replace("1", "3"), MAIN)
+    queues = (MAIN, RETRY.replace("1", "3"), DEAD)
     encoded = wire.encode(make_report(KeyError("a")))
     for queue in queues:
         parking.broker.publish(queue, encoded.body)
     said = oops_celery("show", encoded.id, code=1).stderr
     assert f"{encoded.id}: no such report in repository " in said
-    assert f"on their way: 1 in {MAIN}, 1 in {queues[0]}\n" in said
+    for queue in queues:
+        assert f"one of 1 in queue {queue}, since when is unknown\n" in said
     monkeypatch.setenv("RABBITMQ_URL", parking.broker.url)
+    monkeypatch.chdir(oops_celery.folder)
     app = App("test", amqp=AMQP, loader=Loader, set_as_current=False)
-    for _ in range(50):
+    for _ in range(20):
         search = Search(app, encoded.id).run()
         assert (search.found, search.not_looked_at) == ([], [])
-        assert search.waiting[MAIN] == search.waiting[queues[0]] == 1
+        assert [search.waiting()[queue] for queue in queues] == [1, 1, 1]
     for queue in queues:
         (message,) = parking.broker.messages(queue)
         assert (message.headers or {}).get("x-delivery-count", 0) == 0
         assert not message.delivery_info["redelivered"]
-    assert parking.broker.count(DEAD) == 0
 
 
 def test_a_queue_that_is_missing_does_not_hide_the_others(
     broker: Node, parking: Parking, oops_celery: Command
 ) -> None:
     with broker.connect() as connection:
-        connection.channel().queue_delete(DEAD)
+        connection.channel().queue_delete(RETRY)
     encoded = wire.encode(make_report(KeyError("a")))
-    broker.publish(MAIN, encoded.body)
+    broker.publish(DEAD, encoded.body)
     shown = oops_celery("show", encoded.id, code=1)
-    assert f"on their way: 1 in {MAIN}\n" in shown.stderr
-    assert f"queue '{DEAD}': " in shown.stderr
-    assert "no queue 'oopses.dead' in vhost '/'" in shown.stderr
+    assert f"one of 1 in queue {DEAD}" in shown.stderr
+    assert RETRY not in shown.stderr
+
+
+def test_a_report_that_is_nowhere(parking: Parking, oops_celery: Command) -> None:
+    said = oops_celery("show", "OOPS-none", code=1).stderr
+    assert "no report waits in a queue; its program may still have it\n" in said
 
 
 def test_a_frozen_broker_does_not_stop_the_search(
     parking: Parking, oops_celery: Command
 ) -> None:
-    own, _ = keep(oops_celery.folder, 1, make_report(KeyError("a")))
+    (dead,) = parking.park(make_report(KeyError("a")))
     thaw = parking.broker.pause()
     try:
-        shown = oops_celery("show", own)  # ends by itself
+        shown = oops_celery("show", dead)
+        missing = oops_celery("show", "OOPS-none", code=1)  # ends by itself
     finally:
         thaw()
     assert shown.stdout.startswith("KeyError: 'a'\n")
-    assert ": no answer within 5 s; " in shown.stderr
+    assert "does not say (no answer within 3 s" in missing.stderr
 
 
 def test_help_has_an_example_and_the_exit_codes() -> None:
-    of_dead = ("list", "show", "replay", "discard", "export")
+    of_dead = ("list", "show", "replay", "discard", "export", "edit")
     for command in (["show"], *(["dead", name] for name in of_dead)):
         said = CliRunner().invoke(main, [*command, "--help"]).stdout
         assert "Example" in said
-        assert f"  oops-celery {' '.join(command)} " in said
+        assert f"oops-celery {' '.join(command)} " in said
         assert "The exit code is 0 when" in said
         assert "130" in said
