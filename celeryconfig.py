@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 # OOPS_CONFIG = "package.module:config"  # the oops.Config that takes the reports, else:
-# OOPS_REPOSITORY = "./oopses"           # the folder that keeps the reports
+# OOPS_REPOSITORY = "sqlite:///oopses.db"  # the database that keeps the reports
 # OOPS_TOPOLOGY = "./topology.yml"       # exchanges and queues, else oops_celery's own
 # OOPS_MAX_RETRIES = 20                  # retries of a report before it is parked
 # OOPS_WORKER_CONCURRENCY = 2            # any setting of Celery, with OOPS_ before it

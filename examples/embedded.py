@@ -4,14 +4,13 @@ One machine, no server, no safety: ``CELERY_CONFIG_MODULE=examples.embedded`` as
 it. For real use set ``RABBITMQ_URL`` instead.
 """
 
-import os
 from pathlib import Path
 
 _FOLDER = Path("var/broker").absolute()
 for _name in ("messages", "control", "processed"):
     (_FOLDER / _name).mkdir(parents=True, exist_ok=True)
 
-OOPS_REPOSITORY = os.path.join("var", "oopses")
+OOPS_REPOSITORY = "sqlite:///var/oopses.db"
 OOPS_BROKER_URL = "filesystem://"
 OOPS_BROKER_TRANSPORT = "examples.folder_broker:Transport"
 OOPS_BROKER_TRANSPORT_OPTIONS = {

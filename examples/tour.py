@@ -1,7 +1,7 @@
 """``make run``: a worker, Flower, and a program that fails; every step is real.
 
-Shows each report's id, the file that it became and its page in Flower, and ends on
-Ctrl-C. With ``RABBITMQ_URL`` set it works through that RabbitMQ, else through a folder.
+Shows each report's id, how to show it and its page in Flower, and ends on Ctrl-C. With
+``RABBITMQ_URL`` set it works through that RabbitMQ, else through a folder.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from urllib.request import urlopen
 
 from rich.console import Console
 
+from oops_celery.repository.queries import Reports
 from oops_celery.settings import hide_password
+from oops_celery.settings import repository_url as urls
 
 VAR = Path("var")
-REPOSITORY = VAR / "oopses"
+REPOSITORY = "sqlite:///var/oopses.db"
 #: Tells commands in other terminals, by celeryconfig.py, that the broker is a folder.
 EMBEDDED = VAR / "embedded.pid"
 FLOWER_PORT = 5555
@@ -88,7 +90,7 @@ class Service:
 def main() -> int:
     """Take the tour; return the exit code."""
     VAR.mkdir(exist_ok=True)
-    os.environ["OOPS_REPOSITORY"] = str(REPOSITORY)
+    os.environ["OOPS_REPOSITORY"] = REPOSITORY
     os.environ["FLOWER_UNAUTHENTICATED_API"] = "1"
     for ending in (signal.SIGTERM, signal.SIGHUP):  # the latter: a closed terminal
         signal.signal(ending, _interrupt)
@@ -159,9 +161,9 @@ def show(services: list[Service], guard: IO[str]) -> None:
     reports = shop_failures()
     for what, report_id in reports:
         with console.status(f"{what}: {report_id}"):
-            file = worker.wait_for(
+            worker.wait_for(
                 lambda report_id=report_id: find(report_id),  # type: ignore[misc]
-                f"the file of {report_id}",
+                f"{report_id} in the database",
             )
             task = flower.wait_for(
                 lambda report_id=report_id: succeeded(api, report_id),  # type: ignore[misc]
@@ -169,19 +171,23 @@ def show(services: list[Service], guard: IO[str]) -> None:
             )
         page = f"http://localhost:{port}/task/{report_id}"
         console.print(f"{what}: {task['args']}", markup=False)
-        console.print(f"  id    {report_id}\n  file  {file}\n  page  {page}\n")
+        part = report_id[5:13]  # any part is enough
+        console.print(
+            f"  id    {report_id}\n  show  {COMMAND} show {part}\n  page  {page}\n"
+        )
     console.print(
         f"All {len(reports)} reports were published, taken by the worker, stored, "
         "and found in Flower by their id.\n"
         "\n"
         "What next, in another terminal:\n"
         f"  look at them         http://localhost:{port}/tasks\n"
-        f"  look at one          {COMMAND} show {reports[0][1]}\n"
+        f"  look at one          {COMMAND} show {reports[0][1][5:13]}\n"
+        f"  what fails most      {COMMAND} report\n"
         f"  watch them come      {COMMAND} trace\n"
         "  fail once more       make fail\n"
         "  in your application  config.publisher = oops_celery.publisher\n"
         "  on your servers      RABBITMQ_URL=amqp://... celery -A oops_celery worker\n"
-        "Ctrl-C ends the worker and Flower; the reports stay in ./var/oopses."
+        "Ctrl-C ends the worker and Flower; the reports stay in ./var/oopses.db."
     )
 
 
@@ -201,9 +207,10 @@ def shop_failures() -> list[tuple[str, str]]:
     return [(what, report_id) for what, report_id in rows]
 
 
-def find(report_id: str) -> Path | None:
-    """Return the file of a report, which is named by its id once it is whole."""
-    return next(REPOSITORY.glob(f"*/{report_id}"), None)
+def find(report_id: str) -> bool:
+    """Return whether a report is in the database."""
+    with Reports(urls.check(REPOSITORY)) as reports:
+        return bool(reports.find(report_id))
 
 
 def succeeded(api: str, report_id: str) -> Any:

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from oops_celery import wire
+from oops_celery.repository.queries import Reports
 from tests.support import ROOT, Node, Worker, environment, eventually
 
 
@@ -60,11 +61,13 @@ def read_until(process: subprocess.Popen[str], last: str) -> str:
 
 
 def assert_shown_reports_are_real(text: str, folder: Path) -> None:
-    found = re.findall(r"id +(\S+)\n +file +(\S+)\n +page +(\S+)", text)
+    found = re.findall(r"id +(\S+)\n +show +\S+ show (\S+)\n +page +(\S+)", text)
     assert len(found) == 4
     types = set()
-    for report_id, file, page in found:
-        report = wire.decode((folder / file).read_bytes())
+    for report_id, part, page in found:
+        with Reports(f"sqlite:///{folder}/var/oopses.db") as reports:
+            (stored,) = reports.find(part)
+        report = wire.decode(stored.body)
         assert report["id"] == report_id
         assert report["tb_text"]
         types.add(report["type"])
@@ -149,7 +152,8 @@ def test_commands_in_another_terminal_look_at_it(
         trace.wait(120)
     assert trace.returncode == 0
     # It was taken from nobody, and nothing is left of it.
-    eventually(lambda: len(list(checkout.glob("var/oopses/*/OOPS-*"))) == 8)
+    with Reports(f"sqlite:///{checkout}/var/oopses.db") as reports:
+        eventually(lambda: reports.count() == 8)
     assert "trace-" not in (checkout / "var/broker/control/oopses.exchange").read_text()
     os.kill(tour.pid, signal.SIGINT)
     tour.communicate(timeout=120)
