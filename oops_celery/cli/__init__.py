@@ -23,6 +23,7 @@ from oops_celery.cli.exits import EXIT_CODES, INTERRUPTED, well_ended
 COMMANDS = (
     "dead",
     "doctor",
+    "erase",
     "export",
     "flower",
     "import",

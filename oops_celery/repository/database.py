@@ -89,6 +89,7 @@ def engine_of(url: str, *, writes: bool = True) -> Engine:
     def set_up(connection: sqlite3.Connection, _: object) -> None:
         connection.isolation_level = None  # no transactions of the driver's own
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA secure_delete=ON")  # erased is overwritten
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

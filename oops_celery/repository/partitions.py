@@ -24,8 +24,11 @@ class Partitions:
         self._known.clear()
 
     def make(self, engine: Engine, rows: Iterable[Row]) -> None:
-        """Make what is missing for some reports, and for the day after them."""
-        days = {row.time.date() for row in rows}
+        """Make what is missing for some reports."""
+        self.make_days(engine, {row.time.date() for row in rows})
+
+    def make_days(self, engine: Engine, days: set[date]) -> None:
+        """Make what is missing for some days, and for tomorrow."""
         if engine.dialect.name != "postgresql" or days <= self._known:
             return
         tomorrow = datetime.now(timezone.utc).date() + timedelta(days=1)

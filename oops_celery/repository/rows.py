@@ -104,7 +104,8 @@ def _is_stored(row: Row, stored: Any) -> bool:
 
 
 @cache
-def _insert_of(dialect: str) -> Any:
+def insert_of(dialect: str) -> Any:
+    """Return the function for a dialect's own insert, which has ON CONFLICT."""
     return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
 
 
@@ -114,7 +115,7 @@ def _groups(connection: Connection, rows: Sequence[Row]) -> dict[str, int]:
     found = _group_ids(connection, by_key)
     missing = sorted(by_key.keys() - found.keys())
     if missing:
-        insert = _insert_of(connection.dialect.name)
+        insert = insert_of(connection.dialect.name)
         connection.execute(
             insert(report_group).on_conflict_do_nothing(),
             [_new_group(by_key[key]) for key in missing],
@@ -231,7 +232,14 @@ def _count(
         )
         hours.update((number, row.hour) for row in members)
     connection.execute(_UPDATE, changes)
-    insert = _insert_of(connection.dialect.name)(group_hour)
+    add_hours(connection, hours)
+
+
+def add_hours(connection: Connection, hours: Mapping[tuple[int, int], int]) -> None:
+    """Add to the counts of groups and hours."""
+    if not hours:
+        return
+    insert = insert_of(connection.dialect.name)(group_hour)
     connection.execute(
         insert.on_conflict_do_update(
             index_elements=["group_id", "hour"],

@@ -1,0 +1,152 @@
+"""What is erased is nowhere any more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import select
+
+from oops_celery import wire
+from oops_celery.cli import main
+from oops_celery.dead_letters.filing import Filing
+from oops_celery.dead_letters.letter import Content
+from oops_celery.dead_letters.letters import Choice, Letters
+from oops_celery.repository import schema
+from oops_celery.repository.erasure import Where, matches
+from oops_celery.repository.queries import Reports
+from oops_celery.repository.store import Repository
+
+MARK = "a-name-that-is-nowhere-else"
+
+
+@pytest.mark.parametrize(
+    ("condition", "report", "expected"),
+    [
+        ("username=ann", {"username": "ann"}, True),
+        ("USERNAME=ann", {"req_vars": {"Username": "ann"}}, True),
+        ("username=ann", {"username": "anna"}, False),
+        ("username=ann*", {"a": [{"b": [{"username": "anna"}]}]}, True),
+        ("username=ann", {"req_vars": [["username", "ann"], ["x", 1]]}, True),
+        ("username=ann", {"value": "username=ann"}, False),
+        ("n=17", {"n": 17}, True),
+        ("blob=a*", {"blob": b"abc"}, True),
+        ("name=*", {"name": {"first": "x"}}, False),
+        ("name=a=b", {"name": "a=b"}, True),
+        ("email=*@a.example", {"req_vars": {"email": "x@a.example"}}, True),
+    ],
+)
+def test_a_field_at_any_depth(
+    condition: str, report: dict[str, Any], expected: bool
+) -> None:
+    assert matches(wire.encode(report).body, [Where.parse(condition)]) is expected
+
+
+@pytest.mark.parametrize("wrong", ["username", "=ann", " =ann", "username=", ""])
+def test_a_condition_of_another_form(wrong: str) -> None:
+    with pytest.raises(ValueError, match="is not like username=ann"):
+        Where.parse(wrong)
+
+
+Erase = Callable[..., Result]
+
+
+@pytest.fixture
+def erase(database: str, monkeypatch: pytest.MonkeyPatch) -> Erase:
+    monkeypatch.setenv("OOPS_REPOSITORY", database)
+
+    def run(*arguments: str, code: int = 0, answer: str = "") -> Result:
+        result = CliRunner().invoke(main, ["erase", *arguments], input=answer)
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+def stored(database: str) -> tuple[list[str], list[str]]:
+    """Return the ids of the reports and of the dead letters."""
+    with Reports(database) as reports, Letters(database) as letters:
+        return (
+            [one.id for one in reports.bodies()],
+            [one.id for one in letters.choose(Choice())],
+        )
+
+
+def fill(database: str) -> Repository:
+    repository = Repository(database)
+    for number in range(6):
+        user = MARK if number % 2 else "bob"
+        fields = {"type": "E", "value": f"no user {user}", "id": f"OOPS-{number}"}
+        report = {**fields, "req_vars": {"username": user}, "pad": "x" * 5000}
+        repository.publish(report)
+        body = wire.encode({**report, "id": f"OOPS-dead{number}"}, True).body
+        Filing(repository).file(Content(body, {"id": f"{number}"}, {}), "oopses.dead")
+    Filing(repository).file(Content(b"garbage", {"id": "g"}, {}), "oopses.dead")
+    return repository
+
+
+def test_what_matches_is_gone_and_counts_stay(database: str, erase: Erase) -> None:
+    repository = fill(database)
+    where = ("--where", f"username={MARK}")
+    said = erase(*where, "--dry-run").output
+    assert "3 reports and 3 dead letters would be erased" in said
+    assert "OOPS-dead1" in said
+    no = erase(*where, code=1, answer="n\n")
+    assert "Erase 3 reports and 3 dead letters for good? [y/N]" in no.output
+    assert len(stored(database)[0]) == 6
+    found = json.loads(erase(*where, "--yes", "--json").output)
+    assert found["reports"] == ["OOPS-1", "OOPS-3", "OOPS-5"]
+    assert found["dead_letters"] == ["OOPS-dead1", "OOPS-dead3", "OOPS-dead5"]
+    assert found["left"] == 0
+    assert stored(database) == (
+        ["OOPS-0", "OOPS-2", "OOPS-4"],
+        ["OOPS-dead0", "OOPS-dead2", "OOPS-dead4", "g"],
+    )
+    with repository.engine().connect() as connection:
+        groups = list(connection.execute(select(schema.report_group)))
+    assert sum(row._mapping["count"] for row in groups) == 6
+    by_example = {row.example: row.example_value for row in groups}
+    assert MARK not in str(by_example)
+    assert set(by_example) <= {"OOPS-0", "OOPS-2", "OOPS-4", ""}
+    assert "0 left" in erase(*where, "--yes").output
+
+
+def test_nothing_of_it_is_in_sqlites_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = f"sqlite:///{tmp_path}/oopses.db"
+    repository = Repository(database)
+    # Not compressed: so it would be seen.
+    report = {"id": "OOPS-1", "type": "E", "user": MARK, "value": MARK}
+    repository.publish({**report, "pad": bytes(range(256))})
+    repository.publish({"id": "OOPS-2", "type": "F"})
+    body = wire.encode(report, True).body
+    Filing(repository).file(Content(body, {"id": "1"}, {}), "oopses.dead")
+    repository.engine().dispose()
+    mark = MARK.encode()
+    files = list(tmp_path.glob("oopses.db*"))
+    assert any(mark in one.read_bytes() for one in files)
+    monkeypatch.setenv("OOPS_REPOSITORY", database)
+    result = CliRunner().invoke(main, ["erase", "--where", f"user={MARK}", "--yes"])
+    assert result.exit_code == 0, result.output
+    assert "1 report and 1 dead letter erased; 0 left" in result.output
+    for one in tmp_path.glob("oopses.db*"):
+        assert mark not in one.read_bytes(), one
+
+
+def test_by_id(database: str, erase: Erase) -> None:
+    fill(database)
+    missing = erase("OOPS-1", "OOPS-none", "--yes", code=1)
+    assert "OOPS-none: there is no such report; nothing was done" in missing.output
+    assert len(stored(database)[0]) == 6
+    erase("OOPS-1", " oops-2. ", "OOPS-dead1", "--yes")
+    assert stored(database)[0] == ["OOPS-0", "OOPS-3", "OOPS-4", "OOPS-5"]
+    assert "OOPS-dead1" not in stored(database)[1]
+    # A part of an id is too little for this.
+    erase("OOPS", "--yes", code=1)
+    for wrong in ((), ("OOPS-0", "--where", "a=b"), ("--where", "a")):
+        erase(*wrong, code=2)
