@@ -124,8 +124,11 @@ class Search:
             *(queue.name for queue in topology.retry_queues(main)),
             *(queue.name for queue in topology.dead_letter_queues(main)),
         ]
-        link = Sender(app.connection_for_read, TIMEOUT, confirm=False).open()
         numbers = {}
+        try:
+            link = Sender(app.connection_for_read, TIMEOUT, confirm=False).open()
+        except Unavailable as error:
+            raise Unavailable(in_a_line(error, TIMEOUT)) from error
         try:
             for name in queues if link.is_amqp else ():
                 channel = link.connection.channel()

@@ -85,16 +85,21 @@ class Reports:
                 for one in found
             ]
 
-    def overview(self, last: date, days: int) -> Overview:
+    def overview(
+        self, last: date, days: int, since: datetime | None = None
+    ) -> Overview:
         """Return the groups of some days, the largest first.
 
         Args:
             last: The last day, in UTC.
             days: The number of days.
+            since: Only reports of this hour and later.
         """
         overview = Overview(self.name, last, days)
         begin = datetime.combine(overview.first, time(), timezone.utc)
         end = begin + timedelta(days=days)
+        if since is not None:
+            overview.since = begin = hour_start(_hour(since))
         with self._connected() as connection:
             hours: dict[int, Counter[int]] = defaultdict(Counter)
             for number, hour, count in connection.execute(

@@ -53,6 +53,8 @@ class Overview:
     #: The last day, in UTC, and the number of days.
     last: date
     days: int
+    #: The whole hour from which reports count, if that is not the first day's begin.
+    since: datetime | None = None
     groups: list[Group] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     #: The last day with any report, or in a folder the last folder of a day.
@@ -80,6 +82,8 @@ class Overview:
 
     def period(self) -> str:
         """Return the days as text."""
+        if self.since is not None:
+            return f"{self.since:%Y-%m-%d %H:00} to {self.last.isoformat()}"
         if self.days == 1:
             return self.last.isoformat()
         return f"{self.first.isoformat()} to {self.last.isoformat()}"

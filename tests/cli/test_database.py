@@ -18,12 +18,13 @@ import psutil
 import pytest
 from click.testing import CliRunner, Result
 from oops_datedir_repo import serializer_rfc822
+from sqlalchemy import update
 
 from oops_celery import wire
 from oops_celery.cli import main
 from oops_celery.repository import folder
 from oops_celery.repository.queries import Reports
-from oops_celery.repository.schema import HEAD
+from oops_celery.repository.schema import HEAD, report_group
 from oops_celery.repository.store import Repository
 from tests.support import environment, eventually
 
@@ -262,8 +263,86 @@ def test_what_is_exported_is_chosen(keep: Any, tmp_path: Path) -> None:
     assert "cannot be written" in call("export", "file/x").stderr
 
 
-def test_a_folder_is_no_database(tmp_path: Path) -> None:
+def test_a_part_of_the_groups(keep: Callable[..., str]) -> None:
+    def ids(*options: str) -> list[str]:
+        result = call("report", "--date", "2026-03-05", "--json", *options)
+        assert result.exit_code == 0, result.output
+        return sorted(one["type"] for one in json.loads(result.stdout)["groups"])
+
+    for hours, kind, topic in (
+        (-30, "OldError", "shop"),
+        (-30, "BothError", "shop"),
+        (0, "BothError", "shop"),
+        (0, "OperationalError", "pay"),
+        (5, "LateError", "pay.card"),
+    ):
+        time = NOON + timedelta(hours=hours)
+        keep(type=kind, topic=topic, time=time, id=f"OOPS-{kind}{hours}")
+    assert ids() == ["BothError", "LateError", "OperationalError"]
+    assert ids("--days", "3") == sorted([*ids(), "OldError"])
+    assert ids("--type", "*tionalE*") == ["OperationalError"]
+    assert ids("--type", "operational*") == []
+    assert ids("--topic", "pay*") == ["LateError", "OperationalError"]
+    assert ids("--new") == ["LateError", "OperationalError"]
+    assert ids("--new", "--days", "3") == ids("--days", "3")
+    assert ids("--since", "2026-03-05T13:00Z") == ["LateError"]
+    assert ids("--since", "2026-03-04T05:00") == ids("--days", "3")
+    (late,) = json.loads(
+        call("report", "--date", "2026-03-05", "--json", "--type", "Late*").stdout
+    )["groups"]
+    assert (late["new"], late["state"], late["place"]) == (True, "open", "")
+    said = call("report", "--date", "2026-03-05", "--since", "2026-03-05T13:59")
+    assert said.stdout.split("\t")[0] == "1"
+    for wrong in (("--since", "2026-03-06"), ("--since", "soon")):
+        refused = call("report", "--date", "2026-03-05", *wrong)
+        assert refused.exit_code == 2
+        assert "--since" in refused.stderr
+    folder = call("report", ".", "--new")
+    assert (folder.exit_code, folder.stdout) == (2, "")
+    assert "--since and --new need a database; . is none" in folder.stderr
+
+
+def test_copy_and_regroup_are_commands(
+    keep: Callable[..., str], database: str, tmp_path: Path
+) -> None:
+    kept = keep()
+    result = call("repository", "regroup")
+    assert "rule 1, nothing to do" in result.stdout
+    other = f"sqlite:///{tmp_path}/other.db"
+    result = call("repository", "copy", database, other, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["to"], found["rows"], found["different"]) == (other, 3, {})
+    with Reports(other) as reports:
+        assert [one.id for one in reports.find(kept)] == [kept]
+    engine = Repository(other).engine()
+    with engine.begin() as connection:
+        connection.execute(update(report_group).values(rule=0))
+    engine.dispose()
+    regroup = ("repository", "regroup", "--repository", other)
+    assert (
+        "1 group with 1 report of older rules would be"
+        in call(*regroup, "--dry-run").stdout
+    )
+    assert json.loads(call(*regroup, "--json").stdout)["reports"] == 1
+    assert "nothing to do" in call(*regroup).stdout
+    for wrong in (
+        ("copy", database, database),
+        ("copy", f"sqlite:///{tmp_path}/none.db", other),
+        ("copy", database, "mysql://u:secret@h/x"),
+        ("regroup", "--repository", "sqlite:////none/x.db"),
+    ):
+        result = call("repository", *wrong)
+        assert result.exit_code == 2, result.output
+        assert len(result.stderr.splitlines()) == 1
+        assert "secret" not in result.stderr
+
+
+def test_a_folder_is_no_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "oopses").mkdir()
+    monkeypatch.setenv("OOPS_REPOSITORY", "./oopses")
     result = call("import", "oopses")
     assert result.exit_code == 2
     assert "OOPS_REPOSITORY='./oopses' is a folder" in result.stderr

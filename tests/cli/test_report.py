@@ -41,6 +41,7 @@ def keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keep:
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith(("OOPS_", "COLUMNS"))]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("OOPS_REPOSITORY", "./oopses")
 
     def keep_report(day: str = "2026-03-05", **report: Any) -> Path:
         body = wire.encode({"time": NOON, **report}).body
@@ -63,7 +64,7 @@ def call(*arguments: str, **environ: str) -> Result:
 def program(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "oops_celery.cli", "report", *arguments],
-        env=environment(**environ),
+        env=environment(**{"OOPS_REPOSITORY": "./oopses", **environ}),
         capture_output=True,
         text=True,
         check=True,
@@ -133,6 +134,9 @@ def test_reports_are_put_into_groups(keep: Keep) -> None:
         "type": "KeyError",
         "topic": "/cart",
         "value": "no user <number>",
+        "place": "",
+        "state": None,
+        "new": False,
         "count": 3,
         "first": "2026-03-05T12:30:00Z",
         "last": "2026-03-05T12:35:00Z",
@@ -278,7 +282,7 @@ def test_on_a_terminal_progress_is_shown_and_wiped_out(keep: Keep) -> None:
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
     process = subprocess.Popen(
         [sys.executable, "-m", "oops_celery.cli", "report", *DAY],
-        env=environment(TERM="xterm"),
+        env=environment(TERM="xterm", OOPS_REPOSITORY="./oopses"),
         stdout=subprocess.PIPE,
         stderr=theirs,
         text=True,
@@ -419,7 +423,7 @@ def test_ctrl_c_is_no_traceback(keep: Keep) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "oops_celery.cli", "report", *DAY],
-        env=environment(TERM="xterm"),
+        env=environment(TERM="xterm", OOPS_REPOSITORY="./oopses"),
         stdout=subprocess.PIPE,
         stderr=theirs,
         text=True,

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from oops_celery import wire
+from oops_celery.repository.queries import Reports
 from tests.support import PATIENCE, ROOT, Node, environment, eventually
 
 
@@ -75,8 +76,9 @@ def test_a_report_from_the_failure_to_the_page(broker: Node, tmp_path: Path) -> 
     with flower, worker:
         eventually(lambda: "true" in page("api/workers?status=1"), 4 * PATIENCE)
         (report_id,) = ast.literal_eval(command(sys.executable, "-c", program[0]))
-        (file,) = eventually(lambda: list(folder.glob("oopses/*/*[0-9a-f]")))
-        report = wire.decode(file.read_bytes())
+        with Reports(f"sqlite:///{folder}/oopses.db") as reports:
+            (stored,) = eventually(lambda: reports.find(report_id))
+        report = wire.decode(stored.body)
         assert (report["id"], report["type"]) == (report_id, "ZeroDivisionError")
         assert "ZeroDivisionError" in command(oops_celery, "show", report_id)
         shown = json.loads(command(oops_celery, "show", report_id[5:15], "--json"))

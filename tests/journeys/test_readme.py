@@ -14,6 +14,9 @@ from urllib.request import urlopen
 import pytest
 
 from oops_celery import settings, wire
+from oops_celery.dead_letters.letters import Letters
+from oops_celery.repository.queries import Reports
+from oops_celery.repository.reader import Stored
 from tests.support import ROOT, Node, Worker, environment, eventually
 
 README = (ROOT / "README.md").read_text()
@@ -37,7 +40,7 @@ Run = Callable[..., str]
 OPERATORS = [
     "oops-celery doctor",
     "oops-celery show 68c5cd",
-    "oops-celery dead list --since 2h",
+    "oops-celery dead list --group",
     "oops-celery dead replay --all",
     "oops-celery resubmit ./fallback",
     "oops-celery report --html day.html",
@@ -113,6 +116,12 @@ def run(installed: Installed, tmp_path: Path) -> Run:
     return run_snippet
 
 
+def kept(folder: Path) -> list[Stored]:
+    """Return the reports in the default repository."""
+    with Reports(f"sqlite:///{folder}/oopses.db") as reports:
+        return list(reports.bodies())
+
+
 def test_a_report_goes_the_way_that_the_readme_says(
     broker: Node,
     worker: Callable[..., Worker],
@@ -120,16 +129,13 @@ def test_a_report_goes_the_way_that_the_readme_says(
     programs: Path,
     tmp_path: Path,
 ) -> None:
-    """The first snippet, `celery -A oops_celery worker`, `./oopses/<date>/`."""
-    started = worker(python=programs / "python")
+    """The first snippet, `celery -A oops_celery worker`, `./oopses.db`."""
+    worker(python=programs / "python", OOPS_REPOSITORY="")  # the default
     out = run(0, broker.url)
-    (path,) = eventually(started.files)
-    report = wire.decode(path.read_bytes())
+    (stored,) = eventually(lambda: kept(tmp_path))
+    report = wire.decode(stored.body)
     assert out == f"['{report['id']}']\n"
     assert report["type"] == "ZeroDivisionError"
-    assert re.fullmatch(
-        r"oopses/\d{4}-\d\d-\d\d", str(path.parent.relative_to(tmp_path))
-    )
 
 
 def test_the_fallback_takes_what_rabbitmq_does_not(run: Run, tmp_path: Path) -> None:
@@ -195,15 +201,16 @@ def test_what_an_operator_types(
     broker: Node, worker: Callable[..., Worker], programs: Path, tmp_path: Path
 ) -> None:
     """One report is kept, one is parked, one waits in the fallback."""
-    started = worker(python=programs / "python")
+    worker(python=programs / "python", OOPS_REPOSITORY="")
     encoded = [wire.encode({"type": "ValueError", "n": n}) for n in range(2)]
     broker.publish("oopses", encoded[0].body)
     broker.publish("oopses", b"garbage")
     fallback = tmp_path / "fallback" / "2026-01-01"
     fallback.mkdir(parents=True)
     (fallback / "OOPS-1").write_bytes(encoded[1].body)
-    eventually(lambda: started.files())
-    eventually(lambda: broker.count("oopses.dead") == 1)
+    eventually(lambda: kept(tmp_path))
+    with Letters(f"sqlite:///{tmp_path}/oopses.db") as letters:
+        eventually(lambda: letters.counts() == {"oopses.dead": 1})
     expected = {
         "doctor": (1, "oopses.dead"),
         "show": (0, encoded[0].id),
@@ -231,7 +238,7 @@ def test_what_an_operator_types(
         assert (done.returncode, done.stderr) == (code, ""), (command, done.stdout)
         assert words in done.stdout, command
     assert "<svg" in (tmp_path / "day.html").read_text()
-    eventually(lambda: len(started.files()) == 2)
+    eventually(lambda: len(kept(tmp_path)) == 2)
 
 
 def test_flower_starts(broker: Node, programs: Path, tmp_path: Path) -> None:

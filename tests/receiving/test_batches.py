@@ -689,7 +689,7 @@ def traced(store: Store) -> Callable[..., Any]:
             return progress.TOLD[End.FAILED]
         together = stores._together
         if together is not None:
-            together.append((store, name))  # type: ignore[arg-type]
+            together.append(store, name)
             return 0, name, 0.0
         try:
             store.store([name])

@@ -576,7 +576,9 @@ def test_beside_another_celery_worker_both_with_default_names(
                     subprocess.Popen(
                         command,
                         cwd=tmp_path,
-                        env=environment(RABBITMQ_URL=broker.url),
+                        env=environment(
+                            RABBITMQ_URL=broker.url, OOPS_REPOSITORY="oopses"
+                        ),
                         stdout=output,
                         stderr=output,
                     )

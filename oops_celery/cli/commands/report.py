@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from oops_celery.cli.options import moment
 from oops_celery.text import counted
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 #: Most files to name for a person.
 NAMED = 10
+
+#: Most days of a report.
+MOST_DAYS = 366
 
 
 @click.command(
@@ -49,6 +54,7 @@ NAMED = 10
 Examples:
   oops-celery report
   oops-celery report --days 7 --html week.html
+  oops-celery report --since 2h --new
   oops-celery report --json /srv/oopses | jq .groups[0]
   oops-celery report sqlite:////srv/oopses.db
 """,
@@ -63,10 +69,31 @@ Examples:
 )
 @click.option(
     "--days",
-    type=click.IntRange(1, 366),
-    default=1,
-    help="The number of days, up to that of --date.",
+    type=click.IntRange(1, MOST_DAYS),
+    help="The number of days, up to that of --date; by default 1, or as --since needs.",
     metavar="N",
+)
+@click.option(
+    "--since",
+    metavar="TIME",
+    callback=moment,
+    help="Only since this hour: 2h, 3d ago, or a time in ISO 8601 (UTC); databases.",
+)
+@click.option(
+    "--type",
+    "kind",
+    metavar="GLOB",
+    help="Only groups whose exception's type matches: Operational*.",
+)
+@click.option(
+    "--topic",
+    metavar="GLOB",
+    help="Only groups whose topic matches; in a database that of its first report.",
+)
+@click.option(
+    "--new",
+    is_flag=True,
+    help="Only groups that were first seen in this time; databases.",
 )
 @click.option(
     "--limit",
@@ -81,7 +108,8 @@ Examples:
     "as_json",
     is_flag=True,
     help="Print one JSON object: repository, from, to, reports, unreadable, and groups,"
-    " each with type, topic, value, count, first, last, example, file and hours.",
+    " each with type, topic, value, place, state, new, count, first, last, example,"
+    " file and hours.",
 )
 @click.option(
     "--html",
@@ -93,17 +121,32 @@ Examples:
 def command(
     repository: str | None,
     day: datetime | None,
-    days: int,
+    days: int | None,
+    since: datetime | None,
+    kind: str | None,
+    topic: str | None,
+    new: bool,
     limit: int,
     as_json: bool,
     page: str | None,
 ) -> None:
     """Read the repository, and print or write its groups."""
     from oops_celery.cli.repository import setting
+    from oops_celery.settings.repository_url import is_url
 
     folder = repository or setting()
+    if (since or new) and not is_url(folder):
+        raise click.UsageError(f"--since and --new need a database; {folder} is none")
     last = (day or datetime.now(timezone.utc)).date()
-    overview = _read_days(folder, last, days)
+    days = days or _days_of(last, since)
+    overview = _read_days(folder, last, days, since)
+    overview.groups = [
+        group
+        for group in overview.groups
+        if (kind is None or fnmatchcase(group.type, kind))
+        and (topic is None or fnmatchcase(group.topic, topic))
+        and (group.new or not new)
+    ]
     if page is not None:
         _write_page(overview, page)
     if as_json:
@@ -113,7 +156,20 @@ def command(
     _name_unreadable(overview)
 
 
-def _read_days(folder: str, last: Any, days: int) -> Overview:
+def _days_of(last: date, since: datetime | None) -> int:
+    """Return the number of days up to the last one, by default 1."""
+    if since is None:
+        return 1
+    days = (last - since.astimezone(timezone.utc).date()).days + 1
+    if not 1 <= days <= MOST_DAYS:
+        raise click.BadParameter(
+            f"it must be at most {MOST_DAYS} days before the end of {last}",
+            param_hint="--since",
+        )
+    return days
+
+
+def _read_days(folder: str, last: date, days: int, since: datetime | None) -> Overview:
     from rich.console import Console
     from rich.progress import Progress
 
@@ -129,7 +185,7 @@ def _read_days(folder: str, last: Any, days: int) -> Overview:
 
     if is_url(folder):
         with reading(folder) as database:
-            return database.overview(last, days)
+            return database.overview(last, days, since)
     overview = Overview(folder, last, days)
     console = Console(stderr=True)
     try:
@@ -168,6 +224,9 @@ def _group_object(group: Group) -> dict[str, Any]:
         "type": group.type,
         "topic": group.topic,
         "value": group.value,
+        "place": group.place,
+        "state": group.state or None,
+        "new": group.new,
         "count": group.count,
         "first": _iso(group.first),
         "last": _iso(group.last),
