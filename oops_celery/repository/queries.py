@@ -15,7 +15,7 @@ from oops_celery.repository.database import check, engine_of, telling_why
 from oops_celery.repository.groups import HOUR, Group, hour_start
 from oops_celery.repository.reader import Overview, Stored
 from oops_celery.repository.row import unpacked
-from oops_celery.repository.schema import group_hour, report, report_group
+from oops_celery.repository.schema import group_day, group_hour, report, report_group
 from oops_celery.settings import repository_url as urls
 from oops_celery.wire.ids import clean_id
 
@@ -86,7 +86,11 @@ class Reports:
             ]
 
     def overview(
-        self, last: date, days: int, since: datetime | None = None
+        self,
+        last: date,
+        days: int,
+        since: datetime | None = None,
+        by_hour: bool = True,
     ) -> Overview:
         """Return the groups of some days, the largest first.
 
@@ -94,27 +98,33 @@ class Reports:
             last: The last day, in UTC.
             days: The number of days.
             since: Only reports of this hour and later.
+            by_hour: Whether the counts are by hour; else by day, each at the first hour
+                of its day, which costs less for many days.
         """
         overview = Overview(self.name, last, days)
         begin = datetime.combine(overview.first, time(), timezone.utc)
         end = begin + timedelta(days=days)
         if since is not None:
             overview.since = begin = hour_start(_hour(since))
+            by_hour = True
+        table, unit, size = group_hour, group_hour.c.hour, 1
+        if not by_hour:
+            table, unit, size = group_day, group_day.c.day, 24
         with self._connected() as connection:
             hours: dict[int, Counter[int]] = defaultdict(Counter)
-            for number, hour, count in connection.execute(
-                select(group_hour).where(
-                    group_hour.c.hour >= _hour(begin), group_hour.c.hour < _hour(end)
+            for number, moment, count in connection.execute(
+                select(table).where(
+                    unit >= _hour(begin) // size, unit < _hour(end) // size
                 )
             ):
-                hours[number][hour] = count
+                hours[number][moment * size] = count
             for one in connection.execute(
                 select(report_group).where(
                     report_group.c.last_seen >= begin, report_group.c.first_seen < end
                 )
             ):
                 if one.id in hours:
-                    group = _group(one, hours[one.id], begin, end)
+                    group = _group(one, hours[one.id], begin, end, size)
                     if one.last_seen >= end:
                         group.example = _latest(connection, one.id, end)
                     overview.groups.append(group)
@@ -206,13 +216,23 @@ def _hour(moment: datetime) -> int:
     return int(moment.timestamp()) // HOUR
 
 
-def _group(one: Any, hours: Counter[int], begin: datetime, end: datetime) -> Group:
-    """Return a group as it was in a period; hours are all that is kept of others."""
+def _group(
+    one: Any, hours: Counter[int], begin: datetime, end: datetime, size: int
+) -> Group:
+    """Return a group as it was in a period; counts are all that is kept of others.
+
+    Args:
+        one: The group's row.
+        hours: Its counts in the period.
+        begin: The period's begin.
+        end: The period's end.
+        size: The hours of each count.
+    """
     first, last = one.first_seen, one.last_seen
     if first < begin:
         first = hour_start(min(hours))
     if last >= end:
-        last = hour_start(max(hours) + 1) - timedelta(seconds=1)
+        last = hour_start(max(hours) + size) - timedelta(seconds=1)
     return Group(
         type=one.type,
         topic=one.topic,

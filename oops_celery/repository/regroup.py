@@ -18,7 +18,7 @@ from oops_celery.repository.fingerprint import RULE, Fingerprint, fingerprint
 from oops_celery.repository.groups import HOUR
 from oops_celery.repository.row import unpacked
 from oops_celery.repository.rows import add_hours, insert_of
-from oops_celery.repository.schema import group_hour, report, report_group
+from oops_celery.repository.schema import group_day, group_hour, report, report_group
 from oops_celery.repository.store import Repository
 
 #: Reports that one transaction moves.
@@ -187,6 +187,7 @@ class Regroup:
         add_hours(connection, Counter(left))
         _change(connection, target, old._mapping["count"])
         connection.execute(delete(group_hour).where(mine))
+        connection.execute(delete(group_day).where(group_day.c.group_id == number))
         connection.execute(delete(report_group).where(_group.id == number))
 
 

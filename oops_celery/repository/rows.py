@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from oops_celery import wire
 from oops_celery.repository.fingerprint import RULE
 from oops_celery.repository.row import Row, unpacked
-from oops_celery.repository.schema import group_hour, report, report_group
+from oops_celery.repository.schema import group_day, group_hour, report, report_group
 
 
 def store(connection: Connection, rows: Sequence[Row]) -> int:
@@ -236,20 +236,24 @@ def _count(
 
 
 def add_hours(connection: Connection, hours: Mapping[tuple[int, int], int]) -> None:
-    """Add to the counts of groups and hours."""
+    """Add to the counts of groups by hour, and by day."""
     if not hours:
         return
-    insert = insert_of(connection.dialect.name)(group_hour)
-    connection.execute(
-        insert.on_conflict_do_update(
-            index_elements=["group_id", "hour"],
-            set_={"count": group_hour.c.count + insert.excluded.count},
-        ),
-        [
-            {"group_id": number, "hour": hour, "count": count}
-            for (number, hour), count in sorted(hours.items())
-        ],
-    )
+    days: Counter[tuple[int, int]] = Counter()
+    for (number, hour), count in hours.items():
+        days[number, hour // 24] += count
+    for table, unit, counts in ((group_hour, "hour", hours), (group_day, "day", days)):
+        insert = insert_of(connection.dialect.name)(table)
+        connection.execute(
+            insert.on_conflict_do_update(
+                index_elements=["group_id", unit],
+                set_={"count": table.c["count"] + insert.excluded["count"]},
+            ),
+            [
+                {"group_id": number, unit: moment, "count": count}
+                for (number, moment), count in sorted(counts.items())
+            ],
+        )
 
 
 _old = report_group.c

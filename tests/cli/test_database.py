@@ -302,6 +302,22 @@ def test_a_part_of_the_groups(keep: Callable[..., str]) -> None:
     assert "--since and --new need a database; . is none" in folder.stderr
 
 
+def test_many_days_are_counted_by_day(keep: Callable[..., str]) -> None:
+    for number in range(40):
+        time = NOON - timedelta(hours=7 * number)
+        keep(type=f"E{number % 3}Error", time=time, id=f"OOPS-{number}")
+    days = ("report", "--date", "2026-03-05", "--days", "9")
+    by_hour = {
+        group["type"]: group["count"]
+        for group in json.loads(call(*days, "--json").stdout)["groups"]
+    }
+    lines = [line.split("\t") for line in call(*days).stdout.splitlines()]
+    assert {line[3]: int(line[0]) for line in lines} == by_hour
+    assert sum(by_hour.values()) == 30
+    assert call(*days, "--html", "x.html").exit_code == 0
+    assert "Reports by the day" in Path("x.html").read_text()
+
+
 def test_copy_and_regroup_are_commands(
     keep: Callable[..., str], database: str, tmp_path: Path
 ) -> None:
@@ -312,7 +328,7 @@ def test_copy_and_regroup_are_commands(
     result = call("repository", "copy", database, other, "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert (found["to"], found["rows"], found["different"]) == (other, 3, {})
+    assert (found["to"], found["rows"], found["different"]) == (other, 4, {})
     with Reports(other) as reports:
         assert [one.id for one in reports.find(kept)] == [kept]
     engine = Repository(other).engine()

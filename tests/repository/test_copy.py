@@ -22,7 +22,7 @@ from oops_celery.repository.store import Repository
 from tests.support.postgresql import PostgreSQL
 
 BEGIN = datetime(2026, 11, 1, tzinfo=timezone.utc)
-TABLES = ("report", "report_group", "group_hour", "dead_letter")
+TABLES = ("report", "report_group", "group_hour", "group_day", "dead_letter")
 
 
 def fill(url: str, number: int = 60) -> None:

@@ -77,6 +77,15 @@ def check(repository: Repository, total: int = 200) -> dict[str, Any]:
             (latest,) = [row for row in reports if row.id == group.example]
             assert (latest.group_id, latest.time) == (number, max(times))
     assert by_group.total() == total
+    by_day: Counter[tuple[int, int]] = Counter()
+    for row in rows(repository, schema.group_hour):
+        by_day[row.group_id, row.hour // 24] += row._mapping["count"]
+    assert +by_day == +Counter(
+        {
+            (row.group_id, row.day): row._mapping["count"]
+            for row in rows(repository, schema.group_day)
+        }
+    )
     return {row.fingerprint: row for row in groups.values()}
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections import Counter
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,18 @@ def all_rows(repository: Repository, table: Any) -> list[Any]:
 
 
 def counts(repository: Repository) -> tuple[int, int, int]:
-    """Return the reports stored, those counted in groups, and those in hours."""
+    """Return the reports stored, those counted in groups, and those in hours.
+
+    Those in days are as many as those in hours.
+    """
+    days = {
+        (row.group_id, row.day): row._mapping["count"]
+        for row in all_rows(repository, schema.group_day)
+    }
+    by_hour: Counter[tuple[int, int]] = Counter()
+    for row in all_rows(repository, schema.group_hour):
+        by_hour[row.group_id, row.hour // 24] += row._mapping["count"]
+    assert by_hour == days
     return (
         len(all_rows(repository, schema.report)),
         sum(row.count for row in all_rows(repository, schema.report_group)),
@@ -297,6 +309,22 @@ def test_a_forked_process_has_its_own_connection(repository: Repository) -> None
     assert os.waitpid(child, 0)[1] == 0
     repository.keep(*encoded(n=3))
     assert counts(repository) == (3, 3, 3)
+
+
+def test_an_upgrade_counts_by_day_what_was_counted_by_hour(
+    repository: Repository,
+) -> None:
+    for number in range(30):
+        time = NOON + timedelta(hours=5 * number)
+        repository.keep(*encoded(n=number, type=f"E{number % 3}", time=time))
+    before = counts(repository)
+    with repository.engine().begin() as connection:
+        connection.execute(sqlalchemy.text("DROP TABLE group_day"))
+        connection.execute(
+            sqlalchemy.text("UPDATE alembic_version SET version_num = '0003'")
+        )
+    assert repository.upgrade() == "0003"
+    assert counts(repository) == before == (30, 30, 30)
 
 
 def test_the_tables_are_those_of_the_migrations(database: str) -> None:

@@ -139,7 +139,8 @@ def command(
         raise click.UsageError(f"--since and --new need a database; {folder} is none")
     last = (day or datetime.now(timezone.utc)).date()
     days = days or _days_of(last, since)
-    overview = _read_days(folder, last, days, since)
+    by_hour = as_json or days <= 2
+    overview = _read_days(folder, last, days, since, by_hour)
     overview.groups = [
         group
         for group in overview.groups
@@ -169,7 +170,9 @@ def _days_of(last: date, since: datetime | None) -> int:
     return days
 
 
-def _read_days(folder: str, last: date, days: int, since: datetime | None) -> Overview:
+def _read_days(
+    folder: str, last: date, days: int, since: datetime | None, by_hour: bool
+) -> Overview:
     from rich.console import Console
     from rich.progress import Progress
 
@@ -185,7 +188,7 @@ def _read_days(folder: str, last: date, days: int, since: datetime | None) -> Ov
 
     if is_url(folder):
         with reading(folder) as database:
-            return database.overview(last, days, since)
+            return database.overview(last, days, since, by_hour)
     overview = Overview(folder, last, days)
     console = Console(stderr=True)
     try:

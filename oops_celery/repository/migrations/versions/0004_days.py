@@ -1,0 +1,25 @@
+"""The counts of groups by day."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+
+
+def upgrade() -> None:
+    """Make the table, and fill it from the counts by hour."""
+    op.create_table(
+        "group_day",
+        sa.Column("group_id", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("day", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("count", sa.BigInteger, nullable=False),
+    )
+    op.create_index("group_day_day", "group_day", ["day"])
+    op.execute(
+        "INSERT INTO group_day (group_id, day, count)"
+        " SELECT group_id, hour / 24, sum(count) FROM group_hour"
+        " GROUP BY group_id, hour / 24"
+    )
