@@ -26,6 +26,7 @@ from oops_celery.topology.model import Topology
 from oops_celery.transport import reentry
 from oops_celery.transport.connection import Connection
 from oops_celery.transport.sender import Sender
+from oops_celery.wire import serializers as serializers
 
 logger = logging.getLogger(__name__)
 

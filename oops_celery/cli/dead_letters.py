@@ -22,10 +22,11 @@ from oops_celery.cli.commands.show import NAMED, say_error
 from oops_celery.cli.console import escaped, say
 from oops_celery.cli.views.report import candidate
 from oops_celery.dead_letters import edit as editing
+from oops_celery.dead_letters import search
 from oops_celery.dead_letters.letter import Letter
 from oops_celery.dead_letters.letters import Choice, Letters
 from oops_celery.dead_letters.removal import LetterOutcome
-from oops_celery.dead_letters.search import Found, Search, in_letters
+from oops_celery.dead_letters.search import Found, in_letters
 from oops_celery.errors import EditError, ExportError, NoMatch, QueueError, Unavailable
 from oops_celery.settings import repository_url as urls
 from oops_celery.text import counted
@@ -126,11 +127,11 @@ def find(letters: Letters, part: str) -> list[Found]:
 def tell_waiting() -> None:
     """Say how many dead letters are still in their queues, if the broker tells."""
     try:
-        waiting = Search(app, "").waiting()
+        numbers = search.waiting(app)
     except (Unavailable, click.ClickException):
         return  # the database does not need it
     for queue in app.topology.dead_letter_queues(app.oops.queue):
-        if number := waiting.get(queue.name):
+        if number := numbers.get(queue.name):
             say_error(f"{number:,} more wait in queue {queue.name}, for a worker")
 
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from amqp.serialization import dumps, loads
-
 from oops_celery.dead_letters.letter import Content, Letter, read_letter
 from oops_celery.repository import store
 
@@ -105,6 +103,8 @@ def _clean(text: str) -> str:
 
 def envelope_of(content: Content) -> bytes:
     """Return the headers and properties of a message, as an AMQP table."""
+    from amqp.serialization import dumps
+
     properties = {
         name: value
         for name, value in content.properties.items()
@@ -116,6 +116,8 @@ def envelope_of(content: Content) -> bytes:
 
 def content_of(body: bytes, envelope: bytes) -> Content:
     """Return a message as it came."""
+    from amqp.serialization import loads
+
     (both,), _ = loads("F", envelope, 0)
     headers: Mapping[str, Any] = both["headers"]
     return Content(body, headers, both["properties"])

@@ -12,8 +12,7 @@ from typing import Any
 
 from oops_celery import wire
 from oops_celery.dead_letters import park
-from oops_celery.transport import messages
-from oops_celery.wire.task import FIRST_FAILED_AT, TASK_NAME
+from oops_celery.wire.task import FIRST_FAILED_AT, TASK_NAME, UNREADABLE
 
 #: Characters of an id that is made for a message without one.
 SHORT_HASH = 12
@@ -34,7 +33,7 @@ OUR_HEADERS = (
     FIRST_FAILED_AT,
     park.PARKED_AT,
     park.PARKED_BY,
-    messages.UNREADABLE,
+    UNREADABLE,
 )
 
 

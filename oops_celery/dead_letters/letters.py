@@ -23,7 +23,7 @@ from oops_celery.repository.database import check, engine_of, telling_why
 from oops_celery.repository.row import unpacked
 from oops_celery.repository.schema import dead_letter
 from oops_celery.settings import repository_url as urls
-from oops_celery.wire.ids import clean_id, has_id
+from oops_celery.wire.ids import clean_id, has_id, is_whole
 
 #: Letters that are read or removed at once.
 PAGE = 500
@@ -180,7 +180,7 @@ class Letters:
         query = select(*_INDEX).order_by(dead_letter.c.number)
         with self._reading() as connection:
             rows = list(connection.execute(query.where(or_(*ranges)))) if ranges else []
-            if not rows and found:
+            if not rows and found and not is_whole(found):
                 inside = func.lower(column).contains(found, autoescape=True)
                 rows = list(connection.execute(query.where(inside)))
         return [_letter(one) for one in rows if has_id(one.id, part)]

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from kombu import Message
-
 from oops_celery.errors import Refused
-from oops_celery.transport.sender import Sender
 from oops_celery.wire.task import FIRST_FAILED_AT, body_of
 
 if TYPE_CHECKING:
+    from kombu import Message
+
     from oops_celery.celery import App
+    from oops_celery.transport.sender import Sender
 
 #: Headers of a parked message.
 REASON = "oops-reason"

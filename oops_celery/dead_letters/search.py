@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
-
-import amqp
 
 from oops_celery import wire
 from oops_celery.dead_letters.letter import Letter
 from oops_celery.errors import RepositoryError, Unavailable
 from oops_celery.repository.reader import find_reports
-from oops_celery.settings import hide_password
 from oops_celery.settings import repository_url as urls
-from oops_celery.transport.sender import Sender
-from oops_celery.transport.troubles import in_a_line
-from oops_celery.wire.ids import clean_id
+from oops_celery.wire.ids import clean_id, is_whole
 
 if TYPE_CHECKING:
     from oops_celery.celery import App
     from oops_celery.dead_letters.letters import Letters
-
-#: A whole id, as `oops_celery.Publisher` makes them, in lower case.
-_WHOLE_ID = re.compile(r"oops-[0-9a-f]{32}")
 
 #: Seconds for connecting to the broker, and for each answer.
 TIMEOUT = 3.0
@@ -72,7 +64,7 @@ class Search:
     """A search for a report that was stored or parked. It needs no broker.
 
     Args:
-        app: Has the repository, the topology and the broker's URL.
+        place: The repository: the URL of a database, or a folder.
         part: The id, or a part of it.
         news: Called with the progress of the search.
 
@@ -83,9 +75,9 @@ class Search:
     """
 
     def __init__(
-        self, app: App, part: str, news: Callable[[str], None] = lambda _: None
+        self, place: str, part: str, news: Callable[[str], None] = lambda _: None
     ) -> None:
-        self._app = app
+        self._place = place
         self._part = part
         self._news = news
         self.found: list[Found] = []
@@ -94,11 +86,10 @@ class Search:
 
     def run(self) -> Search:
         """Search; return itself."""
-        place = self._app.oops.repository
-        if urls.is_url(place):
-            self._database(urls.check(place))
+        if urls.is_url(self._place):
+            self._database(urls.check(self._place))
         else:
-            self._folder(os.path.abspath(place))
+            self._folder(os.path.abspath(self._place))
         return self
 
     @property
@@ -108,48 +99,6 @@ class Search:
         for found in self.found:
             together.setdefault(found.id, []).append(found)
         return together
-
-    def waiting(self) -> dict[str, int]:
-        """Return how many messages are in each queue; none is looked at.
-
-        Looking at a message is a delivery, and RabbitMQ limits those.
-
-        Raises:
-            Unavailable: The broker does not say.
-        """
-        app, topology = self._app, self._app.topology
-        main = app.oops.queue
-        queues = [
-            main,
-            *(queue.name for queue in topology.retry_queues(main)),
-            *(queue.name for queue in topology.dead_letter_queues(main)),
-        ]
-        numbers = {}
-        try:
-            link = Sender(app.connection_for_read, TIMEOUT, confirm=False).open()
-        except Unavailable as error:
-            raise Unavailable(in_a_line(error, TIMEOUT)) from error
-        try:
-            for name in queues if link.is_amqp else ():
-                channel = link.connection.channel()
-                try:
-                    found = channel.queue_declare(name, passive=True)
-                except amqp.ChannelError:  # it is missing
-                    continue
-                numbers[name] = int(found.message_count)
-        except (OSError, amqp.ConnectionError) as error:
-            raise Unavailable(in_a_line(error, TIMEOUT)) from error
-        finally:
-            link.close()
-        return numbers
-
-    @property
-    def broker(self) -> str:
-        """The broker's URL, without the password."""
-        known = self._app.conf["broker_url"]
-        return ", ".join(
-            map(hide_password, [known] if isinstance(known, str) else known)
-        )
 
     def _database(self, url: str) -> None:
         from oops_celery.dead_letters.letters import Letters
@@ -176,8 +125,49 @@ class Search:
             found = Found(kept.id, kept.type, kept.time, kept.body, kept.path)
             _add(self.found, found, self._part)
             whole = clean_id(self._part)
-            if found.id.lower() == whole and _WHOLE_ID.fullmatch(whole):
+            if found.id.lower() == whole and is_whole(whole):
                 return
+
+
+def waiting(app: App) -> dict[str, int]:
+    """Return how many messages are in each queue of reports; none is looked at.
+
+    Looking at a message is a delivery, and RabbitMQ limits those.
+
+    Args:
+        app: Has the topology, and the broker's URL.
+
+    Raises:
+        Unavailable: The broker does not say; the text begins with its URL.
+    """
+    import amqp
+
+    from oops_celery.settings import hide_password
+    from oops_celery.transport.sender import Sender
+    from oops_celery.transport.troubles import in_a_line
+
+    topology, main = app.topology, app.oops.queue
+    queues = [
+        main,
+        *(queue.name for queue in topology.retry_queues(main)),
+        *(queue.name for queue in topology.dead_letter_queues(main)),
+    ]
+    known = app.conf["broker_url"]
+    name = ", ".join(map(hide_password, [known] if isinstance(known, str) else known))
+    numbers = {}
+    try:
+        link = Sender(app.connection_for_read, TIMEOUT, confirm=False).open()
+        try:
+            for queue in queues if link.is_amqp else ():
+                channel = link.connection.channel()
+                with suppress(amqp.ChannelError):  # it is missing
+                    found = channel.queue_declare(queue, passive=True)
+                    numbers[queue] = int(found.message_count)
+        finally:
+            link.close()
+    except (OSError, amqp.ConnectionError, Unavailable) as error:
+        raise Unavailable(f"{name}: {in_a_line(error, TIMEOUT)}") from error
+    return numbers
 
 
 def in_letters(letters: Letters, part: str) -> list[Found]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery.utils.imports import import_from_cwd
-
 from oops_celery.errors import SettingsError
 from oops_celery.repository.folder import FolderRepository
 from oops_celery.repository.store import Repository
-from oops_celery.settings import Settings
+from oops_celery.settings import Settings, import_from_cwd
 from oops_celery.settings import repository_url as urls
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from oops_celery.repository.reader import Overview, Stored
 from oops_celery.repository.row import unpacked
 from oops_celery.repository.schema import group_day, group_hour, report, report_group
 from oops_celery.settings import repository_url as urls
-from oops_celery.wire.ids import clean_id
+from oops_celery.wire.ids import clean_id, is_whole
 
 #: Most reports to find by a part of an id.
 MOST_FOUND = 1000
@@ -59,7 +59,9 @@ class Reports:
             yield connection
 
     def find(self, part: str) -> list[Stored]:
-        """Return the reports whose ids begin with a part; else those that have it.
+        """Return the report with an id; else those whose ids begin with a part of one.
+
+        If there are none, those that have it anywhere.
 
         Args:
             part: An id, or a part of one, as people paste it.
@@ -68,9 +70,20 @@ class Reports:
             The newest first, at most `MOST_FOUND`. If there are several ids, only that
             which is the part has its body; the others are empty.
         """
+        whole = clean_id(part)
         with self._connected() as connection:
+            if is_whole(whole) and (exact := _exact(connection, whole)):
+                return [
+                    Stored(
+                        one.id,
+                        one.type,
+                        one.time,
+                        unpacked(one.body, one.compressed),
+                        self.name,
+                    )
+                    for one in exact
+                ]
             found = _begin_with(connection, part) or _contain(connection, part)
-            whole = clean_id(part)
             alone = len({one.id for one in found}) == 1
             return [
                 Stored(
@@ -183,6 +196,12 @@ class Reports:
 
 
 _INDEX = (report.c.id, report.c.type, report.c.time)
+
+
+def _exact(connection: Connection, whole: str) -> list[Any]:
+    query = select(*_INDEX, report.c.body, report.c.compressed)
+    query = query.where(report.c.id == f"OOPS-{whole.removeprefix('oops-')}")
+    return list(connection.execute(query.order_by(report.c.time.desc())))
 
 
 def _begin_with(connection: Connection, part: str) -> list[Any]:

@@ -13,20 +13,21 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
 from types import ModuleType
 from typing import Any
-
-from celery.app.defaults import NAMESPACES, flatten
-from celery.utils.imports import import_from_cwd
 
 from oops_celery.broker_url import check_other_url, heartbeat_of, whole_number
 from oops_celery.broker_url import hide_password as hide_password
 from oops_celery.broker_url import parse_rabbitmq_url as parse_rabbitmq_url
 from oops_celery.errors import SettingsError
-from oops_celery.settings import celery_settings, repository_url
+from oops_celery.settings import repository_url
 
 #: The default broker, as in amqp-dispatcher.
 DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
@@ -153,7 +154,6 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
             program: it is a warning if it looks misspelt.
     """
     module = _celeryconfig(environ)
-    celery_options = dict(flatten(NAMESPACES))
     own: dict[str, Any] = {}
     celery: dict[str, Any] = {}
     for name, value in vars(module).items() if module else ():
@@ -162,12 +162,12 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         key = name[len(PREFIX) :].lower()
         if key in _OWN:
             own[key] = _own_setting(name, value, "celeryconfig")
-        elif key in celery_options:
-            if celery_settings.has_effect(name):
-                celery_settings.check(name, value, celery_options[key])
+        elif key in _celery_options():
+            if _has_effect(name):
+                _check(name, value, key)
                 celery[key] = value
         else:
-            unknown = _unknown(name, {*_OWN, *celery_options})
+            unknown = _unknown(name, {*_OWN, *_celery_options()})
             raise SettingsError(f"celeryconfig: {unknown}")
     for name, text in environ.items():
         if not text and name not in MAY_BE_EMPTY:
@@ -175,17 +175,62 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         key = name[len(PREFIX) :].lower() if name.startswith(PREFIX) else ""
         if key in _OWN:
             own[key] = _own_setting(name, text, "environment")
-        elif key in celery_options:
-            if celery_settings.has_effect(name):
-                celery[key] = _from_text(name, text, celery_options[key])
-                celery_settings.check(name, celery[key], celery_options[key])
-        elif key and _close(name, {*_OWN, *celery_options}):
-            unknown = _unknown(name, {*_OWN, *celery_options})
+        elif key and key in _celery_options():
+            if _has_effect(name):
+                celery[key] = _from_text(name, text, _celery_options()[key])
+                _check(name, celery[key], key)
+        elif key and _close(name, {*_OWN, *_celery_options()}):
+            unknown = _unknown(name, {*_OWN, *_celery_options()})
             logger.warning("environment: %s", unknown)
-    celery_settings.check_together(celery)
+    if celery:
+        from oops_celery.settings import celery_settings
+
+        celery_settings.check_together(celery)
     if "worker_pool" in celery:
         _check_pool(celery["worker_pool"])
-    return Settings(**own, celery=celery, ignored=_ignored(module, celery_options))
+    ignored = _ignored(module, _celery_options()) if module else ()
+    return Settings(**own, celery=celery, ignored=ignored)
+
+
+@cache
+def _celery_options() -> dict[str, Any]:
+    """Return Celery's settings; importing them takes 100 ms."""
+    from celery.app.defaults import NAMESPACES, flatten
+
+    return dict(flatten(NAMESPACES))
+
+
+def _has_effect(name: str) -> bool:
+    from oops_celery.settings import celery_settings
+
+    return celery_settings.has_effect(name)
+
+
+def _check(name: str, value: Any, key: str) -> None:
+    from oops_celery.settings import celery_settings
+
+    celery_settings.check(name, value, _celery_options()[key])
+
+
+def import_from_cwd(name: str) -> ModuleType:
+    """Import a module, also one in the current folder, as Celery does.
+
+    Raises:
+        ImportError: There is none.
+        Exception: Whatever it raises.
+    """
+    try:
+        folder = os.getcwd()
+    except FileNotFoundError:  # it was removed
+        return import_module(name)
+    if folder in sys.path:
+        return import_module(name)
+    sys.path.insert(0, folder)
+    try:
+        return import_module(name)
+    finally:
+        with suppress(ValueError):  # the module removed it
+            sys.path.remove(folder)
 
 
 def _celeryconfig(environ: Mapping[str, str]) -> ModuleType | None:
@@ -225,6 +270,8 @@ def _from_text(name: str, text: str, option: Any) -> Any:
     try:
         return json.loads(text)
     except ValueError:
+        from oops_celery.settings import celery_settings
+
         shown = celery_settings.shown(name, text)
         raise SettingsError(
             f"{shown} (environment): must be a number, true, false, or JSON"

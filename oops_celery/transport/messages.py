@@ -17,9 +17,7 @@ from amqp.method_framing import frame_handler
 from amqp.serialization import decode_properties_basic, dumps
 
 from oops_celery.transport.acknowledger import Acknowledger
-
-#: The header with the reason why a message's properties could not be read.
-UNREADABLE = "oops-unreadable"
+from oops_celery.wire.task import UNREADABLE
 
 #: Type of the frame with a message's properties (AMQP 0-9-1, 4.2.6.1), and the number
 #: of bytes before them.

@@ -14,6 +14,8 @@ _WHOLE_IDS = (
     re.compile(r"(?<![0-9a-z])[0-9a-f]{32}(?![0-9a-z])", re.IGNORECASE),
 )
 
+_WHOLE = re.compile(r"(?:oops-)?[0-9a-f]{32}")
+
 
 def clean_id(text: str) -> str:
     """Return the id, or the part of an id, in pasted text, in lower case.
@@ -30,6 +32,11 @@ def clean_id(text: str) -> str:
         path = re.split("[?#]", text)[0].rstrip("/")
         text = _bare(unquote(path.rpartition("/")[2]))
     return text.lower()
+
+
+def is_whole(text: str) -> bool:
+    """Return whether a cleaned text is a whole id, as `oops_celery.Publisher` makes."""
+    return bool(_WHOLE.fullmatch(text))
 
 
 def _bare(text: str) -> str:

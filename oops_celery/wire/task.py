@@ -1,10 +1,11 @@
-"""A report as a Celery task message: its headers, its serializer, its content type."""
+"""A report as a Celery task message: its headers and its content type.
+
+No kombu is imported: commands that read the database need none.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-
-from kombu.serialization import register
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -33,6 +34,9 @@ ADOPTED_MARK = b"\x00"
 
 #: The header with a plain message's own headers and properties.
 ORIGINAL = "oops-original"
+
+#: The header with the reason why a message's properties could not be read.
+UNREADABLE = "oops-unreadable"
 
 #: The header with the time of a report's first refusal.
 FIRST_FAILED_AT = "oops-first-failed-at"
@@ -71,26 +75,3 @@ def body_of(message: Message) -> bytes:
     """Return a message's body as bytes; py-amqp gives an empty body as text."""
     body = message.body
     return body if isinstance(body, bytes) else body.encode()
-
-
-def _report_of(task_body: tuple[Any, ...]) -> bytes:
-    """Return the report in Celery's ``(args, kwargs, embed)``."""
-    (body,), _, _ = task_body
-    return body  # type: ignore[no-any-return]
-
-
-def _task_body(body: bytes | str) -> tuple[Any, ...]:
-    """Return Celery's ``(args, kwargs, embed)`` for a report, without parsing it.
-
-    Celery decodes in the main process too: parsing there would cost twice, and a bad
-    body would be acknowledged and lost.
-    """
-    return (body,), {}, {}
-
-
-def _adopted_body(marked: bytes) -> tuple[Any, ...]:
-    return (marked[len(ADOPTED_MARK) :],), {}, {}
-
-
-register(SERIALIZER, _report_of, _task_body, CONTENT_TYPE, CONTENT_ENCODING)
-register(ADOPTED, None, _adopted_body, ADOPTED_CONTENT_TYPE, CONTENT_ENCODING)

@@ -221,7 +221,7 @@ def test_nothing_a_stranger_wrote_reaches_the_terminal(
         ("dead", "list"),
         ("dead", "show", dead),
         ("dead", "show", EVIL),
-        ("dead", "replay", "OOPS-none" + EVIL, EVIL[:3]),
+        ("dead", "replay", "OOPS-none" + EVIL[:9], EVIL[:3]),
         ("show", EVIL[:3]),
     ):
         output = on_terminal(oops_celery, *arguments)

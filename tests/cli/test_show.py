@@ -18,7 +18,7 @@ from oops_datedir_repo import DateDirRepo, serializer_rfc822
 from oops_celery import wire
 from oops_celery.celery import AMQP, App, Loader
 from oops_celery.cli import main
-from oops_celery.dead_letters.search import Search
+from oops_celery.dead_letters.search import Search, waiting
 from oops_celery.repository.reader import find_reports
 from oops_celery.repository.store import Repository
 from tests.support import Node
@@ -160,7 +160,7 @@ def test_no_broker_is_needed(alone: Command) -> None:
     assert shown.stderr == ""
     missing = alone("show", "zzz", code=1, OOPS_REPOSITORY="gone").stderr
     assert f"{alone.folder}/gone (not there)" in missing
-    assert "it may wait in a queue: amqp://**@127.0.0.1:1/ does not say (" in missing
+    assert "in a queue, which cannot be asked: amqp://**@127.0.0.1:1/: " in missing
 
 
 def test_a_database_that_cannot_be_read(alone: Command) -> None:
@@ -252,9 +252,9 @@ def test_reports_on_their_way_are_counted_and_left_alone(
     monkeypatch.chdir(oops_celery.folder)
     app = App("test", amqp=AMQP, loader=Loader, set_as_current=False)
     for _ in range(20):
-        search = Search(app, encoded.id).run()
+        search = Search(str(parking.database), encoded.id).run()
         assert (search.found, search.not_looked_at) == ([], [])
-        assert [search.waiting()[queue] for queue in queues] == [1, 1, 1]
+        assert [waiting(app)[queue] for queue in queues] == [1, 1, 1]
     for queue in queues:
         (message,) = parking.broker.messages(queue)
         assert (message.headers or {}).get("x-delivery-count", 0) == 0
@@ -289,7 +289,7 @@ def test_a_frozen_broker_does_not_stop_the_search(
     finally:
         thaw()
     assert shown.stdout.startswith("KeyError: 'a'\n")
-    assert "does not say (no answer within 3 s" in missing.stderr
+    assert ": no answer within 3 s" in missing.stderr
 
 
 def test_help_has_an_example_and_the_exit_codes() -> None:

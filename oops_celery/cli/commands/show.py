@@ -142,11 +142,12 @@ def _stderr() -> Console:
 
 
 def _search(part: str) -> Search:
-    from oops_celery.celery import app
+    from oops_celery.cli.repository import setting
     from oops_celery.dead_letters.search import Search
 
+    place = setting()
     with news("searching") as tell:
-        return Search(app, part, tell).run()
+        return Search(place, part, tell).run()
 
 
 def _tell_trouble(search: Search) -> None:
@@ -161,7 +162,7 @@ def _tell_candidates(part: str, search: Search) -> None:
     if not by_id:
         if search.looked_at:
             say_error(f"{part}: no such report in {', '.join(search.looked_at)}")
-        _tell_waiting(search)
+        _tell_waiting()
         return
     say_error(f"{part}: {len(by_id)} reports have it in their ids:")
     for found in list(by_id.values())[:NAMED]:
@@ -170,16 +171,18 @@ def _tell_candidates(part: str, search: Search) -> None:
         say_error(f"... and {len(by_id) - NAMED} more")
 
 
-def _tell_waiting(search: Search) -> None:
+def _tell_waiting() -> None:
     """Say where the report may be."""
+    from oops_celery.celery import app
+    from oops_celery.dead_letters.search import waiting
     from oops_celery.errors import Unavailable
 
     try:
-        waiting = {name: number for name, number in search.waiting().items() if number}
+        numbers = {name: number for name, number in waiting(app).items() if number}
     except Unavailable as error:
-        say_error(f"it may wait in a queue: {search.broker} does not say ({error})")
+        say_error(f"it may wait in a queue, which cannot be asked: {error}")
         return
-    for name, number in waiting.items():
+    for name, number in numbers.items():
         say_error(f"it may be one of {number:,} in queue {name}, since when is unknown")
-    if not waiting:
+    if not numbers:
         say_error("no report waits in a queue; its program may still have it")
