@@ -51,9 +51,8 @@ def _make_partition(connection: Connection, day: date) -> None:
         # Attached rather than made as a partition: that would wait for every
         # transaction that reads or writes reports, and they for it.
         end = day + timedelta(days=1)
-        connection.execute(
-            text(f"CREATE TABLE {name} (LIKE report INCLUDING DEFAULTS)")
-        )
+        like = "LIKE report INCLUDING DEFAULTS INCLUDING STORAGE"
+        connection.execute(text(f"CREATE TABLE {name} ({like})"))
         connection.execute(
             text(
                 f"ALTER TABLE report ATTACH PARTITION {name}"

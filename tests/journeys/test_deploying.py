@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shlex
 import shutil
@@ -16,11 +17,14 @@ from typing import Any
 import amqp
 import pytest
 
-from oops_celery import Publisher, settings, wire
+from oops_celery import Publisher, settings
+from oops_celery.repository.queries import Reports
+from oops_celery.repository.store import Repository
 from tests.support import ROOT, Node, Worker, environment, eventually, start_node
+from tests.support.postgresql import PROGRAMS, PostgreSQL
 
 PAGE = (ROOT / "docs/deploying.md").read_text()
-RIGHTS, WATCHING = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+RIGHTS, BACKUP, COPY, WATCHING = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 PASSIVE, MOVING = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = re.findall(
     r"^ {4,}(\S.*)$", re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL), re.MULTILINE
@@ -40,7 +44,6 @@ def test_the_commands_are_those_that_are_tested() -> None:
         "OOPS_TOPOLOGY=moving.yml",
         "rabbitmqctl",
         "rabbitmqctl",
-        "cp",
     ]
     programs = [line.split()[0] for line in WATCHING.splitlines()]  # test_cluster
     assert programs == ["rabbitmqctl", "rabbitmq-diagnostics", "rabbitmq-queues"]
@@ -242,6 +245,37 @@ def test_the_worker_of_the_unit_runs_with_the_environment_file(
         started.kill()
 
 
+# Backups
+
+
+def test_backups_and_the_copy_to_postgresql(
+    postgresql: PostgreSQL, tmp_path: Path
+) -> None:
+    repository = Repository(f"sqlite:///{tmp_path}/oopses.db")
+    repository.publish({"id": "OOPS-1", "type": "E"})
+    target = postgresql.database()
+    programs = Path(sys.executable).parent
+    copy = COPY.replace("postgresql+psycopg://oops@db/oops", target)
+    assert target in copy
+    name = target.rpartition("/")[2]
+    host, _, port = target.rpartition("/")[0].rpartition("@")[2].partition(":")
+    path = f"{programs}:{PROGRAMS}:{os.environ['PATH']}"
+    dump = BACKUP.replace("oopses.dump oops\n", f"oopses.dump {name}\n")
+    for script in (copy, dump):  # in this order, there is something to back up
+        subprocess.run(
+            ["sh", "-ex"],
+            input=script,
+            cwd=tmp_path,
+            env=environment(PATH=path, PGHOST=host, PGPORT=port, PGUSER="oops"),
+            text=True,
+            check=True,
+        )
+    for url in (f"sqlite:///{tmp_path}/oopses.backup.db", target):
+        with Reports(url) as reports:
+            assert [one.id for one in reports.find("OOPS-1")] == ["OOPS-1"]
+    assert (tmp_path / "oopses.dump").stat().st_size > 1000
+
+
 # Changing a queue
 
 
@@ -254,10 +288,11 @@ def test_a_classic_queue_becomes_a_quorum_queue_under_load(
         channel.exchange_declare("oopses", "fanout", durable=True, auto_delete=False)
         channel.queue_declare("oopses", durable=True, auto_delete=False)
         channel.queue_bind("oopses", "oopses")
-    command, delete, delete_moving, copy = COMMANDS[-4:]
+    command, delete, delete_moving = COMMANDS[-3:]
     words = shlex.split(command)
     variables = dict(word.split("=") for word in words if re.match("OOPS_", word))
-    variables["OOPS_REPOSITORY"] = str(tmp_path / "moving")
+    repository = f"sqlite:///{tmp_path}/oopses.db"
+    variables["OOPS_REPOSITORY"] = repository
     assert words[3:7] == ["celery", "-A", "oops_celery", "worker"]
     (tmp_path / "moving.yml").write_text(MOVING)
 
@@ -275,7 +310,7 @@ def test_a_classic_queue_becomes_a_quorum_queue_under_load(
 
     thread = threading.Thread(target=load)
     thread.start()
-    usual = Worker(tmp_path, broker.url, "-c", "1")
+    usual = Worker(tmp_path, broker.url, "-c", "1", OOPS_REPOSITORY=repository)
     moving = None
     try:
         moving = Worker(tmp_path, broker.url, *words[7:], "-c", "1", **variables)
@@ -292,12 +327,14 @@ def test_a_classic_queue_becomes_a_quorum_queue_under_load(
         ctl(broker, delete_moving.replace("-p oops ", ""))
         stop.set()
         thread.join()
-        subprocess.run(shlex.split(copy.replace("/srv", str(tmp_path))), check=True)
 
         def kept() -> set[str]:
-            return {wire.decode(path.read_bytes())["id"] for path in usual.files()}
+            with Reports(repository) as reports:
+                return {one.id for one in reports.bodies()}
 
         eventually(lambda: set(ids) <= kept())
+        with Reports(repository) as reports:
+            assert reports.count() == len(ids) == len(set(ids))
         types = broker.ctl("-q", "list_queues", "name", "type")
         assert re.search(r"^oopses\s+quorum$", types, re.MULTILINE), types
         assert depth("oopses.dead") == 0
