@@ -310,6 +310,7 @@ class WorkerProcess(LocalProcess):
                 # Short heartbeats: so a broker in need drops a frozen worker.
                 "RABBITMQ_URL": f"{self._url}?heartbeat=4",
                 "OOPS_CONFIG": "tests.faults.keeper:config",
+                "OOPS_REPOSITORY": "oopses",  # so dead letters stay in their queue
                 "OOPS_TOPOLOGY": "topology.yml",
                 **self._settings,
             }

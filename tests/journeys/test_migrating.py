@@ -21,7 +21,7 @@ PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 PROSE = re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL)
 
 PUBLISHING, REPORTS, RECEIVING, NAMES = PYTHON
-WORKER, VALIDATE, DISPATCHER = re.findall(r"^    (\S.*)$", PROSE, re.MULTILINE)
+WORKER, VALIDATE, DISPATCHER, IMPORT = re.findall(r"^    (\S.*)$", PROSE, re.MULTILINE)
 MOVED = re.compile(r"from oops_celery import (\w+)  # was: (from oops_amqp import \1)")
 
 
@@ -231,5 +231,6 @@ def test_every_block_of_the_page_is_run() -> None:
         3,
         7,
     ]
+    assert IMPORT == "oops-celery import ./oopses"  # test_repository_page
     for link in re.findall(r"\]\(([^)#]+)\)", PAGE):
         assert (ROOT / "docs" / link).exists(), link
