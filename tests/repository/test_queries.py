@@ -1,0 +1,102 @@
+"""Searching for reports, and what people say of groups."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text
+
+from oops_celery.repository import schema
+from oops_celery.repository.queries import Reports, Summary, Wanted
+from oops_celery.repository.states import set_state
+from oops_celery.repository.store import Repository
+
+NOON = datetime(2026, 11, 20, 12, tzinfo=timezone.utc)
+
+
+@pytest.fixture
+def repository(database: str) -> Repository:
+    made = Repository(database)
+    for number in range(40):
+        made.publish(
+            {
+                "id": f"OOPS-{number:02}",
+                "type": f"E{number % 2}",
+                "topic": f"t{number % 3}",
+                "reporter": f"r{number % 4}",
+                "value": f"100% of Item_{number}",
+                "time": NOON + timedelta(hours=6 * (number // 2)),
+            }
+        )
+    return made
+
+
+def test_each_condition_holds(repository: Repository, database: str) -> None:
+    def ids(**conditions: Any) -> list[int]:
+        with Reports(database) as reports:
+            found = reports.search(Wanted(**conditions), limit=100)
+        return [int(one.id[5:]) for one in found]
+
+    everything = list(range(39, -1, -1))
+    assert ids() == everything
+    assert ids(type="E1") == [one for one in everything if one % 2]
+    assert ids(topic="t2", reporter="r1") == [
+        one for one in everything if one % 3 == 2 and one % 4 == 1
+    ]
+    assert ids(value="100% of item_3") == [39, 38, 37, 36, 35, 34, 33, 32, 31, 30, 3]
+    assert ids(value="item%3") == []  # no wildcards
+    assert ids(since=NOON + timedelta(hours=108)) == [39, 38, 37, 36]
+    assert ids(until=NOON + timedelta(hours=6), type="E0") == [0]
+    assert ids(type="E") == []
+
+
+def test_pages_have_each_report_once(repository: Repository, database: str) -> None:
+    with Reports(database) as reports:
+        found: list[Summary] = []
+        while page := reports.search(Wanted(), found[-1] if found else None, limit=7):
+            found += page
+    assert [one.id for one in found] == [f"OOPS-{one:02}" for one in range(39, -1, -1)]
+    assert found[0].size > 50
+    assert found[0].time == NOON + timedelta(hours=6 * 19)
+
+
+def test_a_group_and_its_state(repository: Repository, database: str) -> None:
+    with Reports(database) as reports:
+        group = reports.search(Wanted(type="E1"))[0].group_id
+        members = reports.search(Wanted(group=group), limit=100)
+    assert {one.type for one in members} == {"E1"}
+
+    def state() -> str:
+        query = select(schema.report_group.c.state)
+        query = query.where(schema.report_group.c.id == group)
+        with repository.engine().connect() as connection:
+            return str(connection.scalar(query))
+
+    for one in ("muted", "resolved", "open"):
+        assert set_state(repository, group, one)
+        assert state() == one
+    assert set_state(repository, group, "resolved")
+    again = {"type": "E1", "topic": members[0].topic, "value": members[0].value}
+    repository.publish({**again, "time": datetime.now(timezone.utc) + timedelta(0, 1)})
+    assert state() == "regressed"
+    assert not set_state(repository, 10**6, "open")
+    with pytest.raises(ValueError, match="'closed' is not one of open, resolved"):
+        set_state(repository, group, "closed")
+
+
+def test_searches_use_an_index(tmp_path: Path) -> None:
+    repository = Repository(f"sqlite:///{tmp_path}/oopses.db")
+    repository.upgrade()
+    queries = {
+        "report_time": "SELECT id FROM report ORDER BY time DESC, id DESC LIMIT 5",
+        "report_group_time": "SELECT id FROM report WHERE group_id = 1"
+        " ORDER BY time DESC LIMIT 5",
+        "sqlite_autoindex_report_1": "SELECT id FROM report WHERE id = 'OOPS-01'",
+    }
+    with repository.engine().connect() as connection:
+        for index, query in queries.items():
+            plan = connection.execute(text(f"EXPLAIN QUERY PLAN {query}")).fetchall()
+            assert any(index in str(row) for row in plan), (index, plan)
