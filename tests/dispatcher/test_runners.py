@@ -290,6 +290,7 @@ def test_fifty_instances_need_no_fifty_processes(
     assert sum(each.memory_full_info().pss for each in processes) < 200e6
 
 
+@pytest.mark.slow
 def test_a_revoked_message_is_not_consumed(
     node: Node, dispatcher: StartDispatcher, tmp_path: Path
 ) -> None:

@@ -211,6 +211,7 @@ def test_a_file_of_sqlite_goes_away_and_comes_back(
     assert broker.count("oopses.dead") == 0
 
 
+@pytest.mark.slow
 def test_a_report_that_kills_its_process_takes_none_with_it(
     broker: Node, worker: StartWorker, publish: Any, database: str, tmp_path: Path
 ) -> None:

@@ -134,6 +134,7 @@ def test_a_queue_of_reports_is_no_queue_of_dead_letters(
     assert "queue 'oopses' has file_dead_letters: true, and another" in started.text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["pool process", "worker"])
 def test_kill_in_the_middle_loses_and_doubles_nothing(
     parking: Parking, worker: StartWorker, database: str, victim: str

@@ -246,19 +246,28 @@ import functools, amqp, oops_amqp
 factory = functools.partial(amqp.Connection, host={broker.host!r})
 publisher = oops_amqp.Publisher(factory, "oopses", "")
 for n in range(100):
-    print(*publisher({{"type": "ValueError", "n": n, "password": "s3cr3t"}}))
-# Unconfirmed, and without a goodbye, what is on its way may be lost.
-publisher.channels.channel.connection.close()
+    report = {{"type": "ValueError", "n": n, "password": "s3cr3t"}}
+    print(*publisher(report), flush=True)
+# Unconfirmed: what is on its way when the connection ends may be lost.
+input()
 """
     # Before a new queue has its leader, RabbitMQ drops what is published unconfirmed.
     sent = publish({"type": "KeyError", "n": 0})
+    pipe = subprocess.PIPE
     old = subprocess.Popen(
-        [old_python, "-c", program], stdout=subprocess.PIPE, text=True
+        [old_python, "-c", program], stdin=pipe, stdout=pipe, text=True
     )
+    assert old.stdout is not None
     sent += [publish({"type": "KeyError", "n": n})[0] for n in range(1, 100)]
-    sent += old.communicate(timeout=120)[0].split()
+    sent += [old.stdout.readline().strip() for _ in range(100)]
     assert len(set(sent)) == 200
-    eventually(lambda: len(started.files()) == 200)
+
+    def missing() -> set[str]:
+        return set(sent) - {path.name for path in started.files()}
+
+    eventually(lambda: not missing())
+    assert len(started.files()) == 200
+    old.communicate("\n", timeout=120)
     assert sorted(ids(started)) == sorted(sent)
     for one in sent:
         eventually(lambda one=one: f"[{one}] succeeded in" in started.text())

@@ -221,6 +221,7 @@ def test_wrong_usage(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_worker_does_it(
     broker: Node, worker: Callable[..., Worker], database: str, pool: str

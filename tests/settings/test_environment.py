@@ -256,6 +256,7 @@ def test_an_option_that_is_refused(tmp_path: Path, options: str, expected: str) 
     assert "Traceback" not in done.stderr + done.stdout
 
 
+@pytest.mark.slow
 def test_no_other_queue_by_remote_control(
     broker: Node,
     worker: StartWorker,
