@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -44,11 +45,13 @@ def _examine_folder(folder: str) -> Finding:
             file.write(b"\0" * 4096)  # to notice a full disk
             file.flush()
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        mend = "make room there" if full else "give this user the right to"
         return Finding(
             "repository",
             "wrong",
             f"{place} cannot be written to: {error.strerror}",
-            "give this user the right to, or set OOPS_REPOSITORY to another place",
+            f"{mend}, or set OOPS_REPOSITORY to another place",
         )
     return Finding("repository", "ok", folder)
 
