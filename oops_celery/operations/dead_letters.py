@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from oops_celery.errors import RepositoryError
 from oops_celery.operations.depths import Depth
+from oops_celery.operations.finding import Finding
 from oops_celery.settings import Settings
 from oops_celery.settings import repository_url as urls
 
@@ -57,3 +59,32 @@ def together(
         DeadLetters(name, in_database.get(name, 0), waiting.get(name, 0))
         for name in names
     ]
+
+
+def examine_dead_letters(
+    settings: Settings, queues: list[str], waiting: list[Depth]
+) -> Iterator[Finding]:
+    """Count the dead letters in the database and in their queues."""
+    try:
+        in_database = filed(settings)
+    except RepositoryError as error:
+        in_database = {}
+        yield Finding("dead letters", "unknown", f"in the database: {error}")
+    for one in together(in_database, queues, waiting):
+        places = [f"{one.filed:,} in the database"] if one.filed else []
+        places += [f"{one.waiting:,} in queue {one.queue}"] if one.waiting else []
+        if not places:
+            yield Finding("dead letters", "ok", f"none in queue {one.queue}")
+        elif one.filed:
+            text = ", ".join([*places, *([] if one.waiting else [f"from {one.queue}"])])
+            fix = "oops-celery dead list --group shows them, with the reasons"
+            yield Finding("dead letters", "wrong", text, fix)
+        else:
+            yield Finding("dead letters", "wrong", places[0], _unfiled(settings))
+
+
+def _unfiled(settings: Settings) -> str:
+    """Return what to do about letters that nobody took into a database."""
+    if not settings.files_letters:
+        return "no worker takes them: OOPS_FILE_DEAD_LETTERS, OOPS_REPOSITORY"
+    return "a worker takes them into the database, for oops-celery dead: start one"

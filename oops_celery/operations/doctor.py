@@ -14,13 +14,11 @@ import celery
 from oops_celery import wire
 from oops_celery.errors import (
     ManagementError,
-    RepositoryError,
     SettingsError,
     Unavailable,
 )
-from oops_celery.operations.dead_letters import filed, together
+from oops_celery.operations.dead_letters import examine_dead_letters
 from oops_celery.operations.depths import (
-    Depth,
     consumed_queues,
     depths,
     final_dead_letter_queues,
@@ -200,41 +198,13 @@ def _examine_queues(
             text = f"{known[queue].consumers} on queue {queue}"
             yield Finding("consumers", "ok", f"{text}, {known[queue].messages} waiting")
     waiting = [known[queue] for queue in parked if queue in known]
-    yield from _examine_dead_letters(app, parked, waiting)
+    yield from examine_dead_letters(app.oops, parked, waiting)
     workers: list[str] = []
     if ping:
         busy = [queue for queue in consumed if queue in known]
         consumers = sum(known[each].consumers for each in busy)
         yield _examine_workers(app, link, workers, consumers)
     yield _examine_retries(app, topology, link, workers)
-
-
-def _examine_dead_letters(
-    app: App, queues: list[str], waiting: list[Depth]
-) -> Iterator[Finding]:
-    try:
-        in_database = filed(app.oops)
-    except RepositoryError as error:
-        in_database = {}
-        yield Finding("dead letters", "unknown", f"in the database: {error}")
-    for one in together(in_database, queues, waiting):
-        places = [f"{one.filed:,} in the database"] if one.filed else []
-        places += [f"{one.waiting:,} in queue {one.queue}"] if one.waiting else []
-        if not places:
-            yield Finding("dead letters", "ok", f"none in queue {one.queue}")
-        elif one.filed:
-            text = ", ".join([*places, *([] if one.waiting else [f"from {one.queue}"])])
-            fix = "oops-celery dead list --group shows them, with the reasons"
-            yield Finding("dead letters", "wrong", text, fix)
-        else:
-            yield Finding("dead letters", "wrong", places[0], _unfiled(app))
-
-
-def _unfiled(app: App) -> str:
-    """Return what to do about letters that nobody took into a database."""
-    if not app.oops.files_letters:
-        return "no worker takes them: OOPS_FILE_DEAD_LETTERS, OOPS_REPOSITORY"
-    return "a worker takes them into the database, for oops-celery dead: start one"
 
 
 def _in_words(difference: Any) -> str:

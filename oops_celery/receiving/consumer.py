@@ -73,11 +73,10 @@ class Consumer(CelerysConsumer):
     first_connection_attempt: bool
 
     class Blueprint(CelerysConsumer.Blueprint):
-        """Celery's steps, and one for the dispatcher's consumers.
+        """Celery's steps, and those for the dispatcher's consumers and dead letters.
 
         Without the step for tasks with an ETA: it declares 28 queues on the user's
-            broker,
-        and we hold no such tasks.
+        broker, and we hold no such tasks.
         """
 
         default_steps = (
@@ -231,8 +230,7 @@ class Consumer(CelerysConsumer):
         """Return the connection for events.
 
         In a green pool it has no heartbeats: Celery would wait 0.1 s for them after
-            each
-        frame of the other connection.
+        each frame of the other connection.
         """
         green = getattr(self.pool, "is_green", False)
         return super().connection_for_write(url, 0 if green else heartbeat)

@@ -136,17 +136,22 @@ class Erasure:
                 _renew_examples(connection, set(groups), {one for one, _ in part})
             yield len(groups)
 
-    def wipe(self) -> None:
-        """Overwrite what was removed, as far as the database can."""
+    def wipe(self) -> bool:
+        """Overwrite what was removed, as far as the database can.
+
+        Returns:
+            Whether it is done; else somebody reads SQLite's file, and its ``-wal`` file
+            has it until the next checkpoint that nobody hinders.
+        """
         with telling_why(self._url), self._engine.connect() as connection:
             raw: Any = connection.connection.dbapi_connection
             if connection.dialect.name == "sqlite":
-                raw.executescript(
-                    "PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)"
-                )
-                return
+                raw.executescript("PRAGMA incremental_vacuum")
+                checkpoint = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                return bool(checkpoint[0] == 0)
             raw.autocommit = True
             connection.exec_driver_sql("VACUUM report, report_group, dead_letter")
+            return True
 
 
 def _renew_examples(connection: Connection, groups: set[int], erased: set[str]) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Connection, func, literal, or_, select, tuple_
 
@@ -17,6 +16,7 @@ from oops_celery.repository.groups import HOUR, Group, hour_start
 from oops_celery.repository.reader import Overview, Stored
 from oops_celery.repository.row import unpacked
 from oops_celery.repository.schema import group_day, group_hour, report, report_group
+from oops_celery.repository.search import Summary, Wanted, conditions
 from oops_celery.settings import repository_url as urls
 from oops_celery.wire.ids import clean_id, is_whole
 
@@ -28,42 +28,6 @@ _PAGE = 200
 
 #: After every character that an id may have.
 _LAST = "\U0010ffff"
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which reports; all that is given must hold.
-
-    Attributes:
-        group: The number of their group.
-        type: The exception's type.
-        topic: The topic.
-        reporter: The reporter.
-        value: A part of the exception's value, in any case.
-        since: Only those since then.
-        until: Only those before then.
-    """
-
-    group: int | None = None
-    type: str | None = None
-    topic: str | None = None
-    reporter: str | None = None
-    value: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-
-
-class Summary(NamedTuple):
-    """A report as it stands in the index."""
-
-    id: str
-    time: datetime
-    group_id: int
-    type: str
-    topic: str
-    reporter: str
-    value: str
-    size: int
 
 
 class Reports:
@@ -239,7 +203,7 @@ class Reports:
             after: The last one of the page before.
             limit: Most to return.
         """
-        query = select(*_SUMMARY).where(*_conditions(wanted))
+        query = select(*_SUMMARY).where(*conditions(wanted))
         if after is not None:
             query = query.where(
                 tuple_(report.c.time, report.c.id)
@@ -260,28 +224,6 @@ class Reports:
 
 _INDEX = (report.c.id, report.c.type, report.c.time)
 _SUMMARY = [report.c[name] for name in Summary._fields]
-
-
-def _conditions(wanted: Wanted) -> list[Any]:
-    conditions = [
-        report.c[name] == value
-        for name, value in (
-            ("group_id", wanted.group),
-            ("type", wanted.type),
-            ("topic", wanted.topic),
-            ("reporter", wanted.reporter),
-        )
-        if value is not None
-    ]
-    if wanted.value is not None:
-        part = wanted.value.lower()
-        inside = func.lower(report.c.value).contains(part, autoescape=True)
-        conditions.append(inside)
-    if wanted.since is not None:
-        conditions.append(report.c.time >= wanted.since)
-    if wanted.until is not None:
-        conditions.append(report.c.time < wanted.until)
-    return conditions
 
 
 def _exact(connection: Connection, whole: str) -> list[Any]:

@@ -77,8 +77,7 @@ class Topology:
         queues: Declared next, each with its bindings.
         consumers: The consumer classes that a worker runs.
         startup_handler: ``package.module:function``, called once in a worker.
-        filed: The queues that say ``file_dead_letters: true``: the worker files their
-            messages in the database, beside the dead letters of the reports.
+        filed: The queues with ``file_dead_letters: true``, for the worker's database.
         warnings: Declarations that RabbitMQ accepts, but that lose messages.
         source: The file.
     """
@@ -137,9 +136,7 @@ class Topology:
                     ConsumerEntry(**entry.model_dump()) for entry in file.consumers
                 ),
                 startup_handler=file.startup_handler,
-                filed=tuple(
-                    entry.queue for entry in file.queues if entry.file_dead_letters
-                ),
+                filed=tuple(q.queue for q in file.queues if q.file_dead_letters),
                 warnings=file.warnings,
                 source=source,
             )

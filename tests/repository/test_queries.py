@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import select, text
 
 from oops_celery.repository import schema
-from oops_celery.repository.queries import Reports, Summary, Wanted
+from oops_celery.repository.queries import Reports
+from oops_celery.repository.search import Summary, Wanted
 from oops_celery.repository.states import set_state
 from oops_celery.repository.store import Repository
 

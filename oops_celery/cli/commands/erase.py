@@ -168,4 +168,9 @@ def _erase(
     except KeyboardInterrupt:
         click.echo(f"{done:,} of them are erased; the same command goes on", err=True)
         raise
-    erasure.wipe()
+    if not erasure.wipe():
+        click.echo(
+            "somebody reads the database: its -wal file may still have them; run this "
+            "again",
+            err=True,
+        )

@@ -1,0 +1,70 @@
+"""Which reports a search wants, and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import func
+
+from oops_celery.repository.schema import report
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which reports; all that is given must hold.
+
+    Attributes:
+        group: The number of their group.
+        type: The exception's type.
+        topic: The topic.
+        reporter: The reporter.
+        value: A part of the exception's value, in any case.
+        since: Only those since then.
+        until: Only those before then.
+    """
+
+    group: int | None = None
+    type: str | None = None
+    topic: str | None = None
+    reporter: str | None = None
+    value: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class Summary(NamedTuple):
+    """A report as it stands in the index."""
+
+    id: str
+    time: datetime
+    group_id: int
+    type: str
+    topic: str
+    reporter: str
+    value: str
+    size: int
+
+
+def conditions(wanted: Wanted) -> list[Any]:
+    """Return the conditions of a query."""
+    found = [
+        report.c[name] == value
+        for name, value in (
+            ("group_id", wanted.group),
+            ("type", wanted.type),
+            ("topic", wanted.topic),
+            ("reporter", wanted.reporter),
+        )
+        if value is not None
+    ]
+    if wanted.value is not None:
+        part = wanted.value.lower()
+        inside = func.lower(report.c.value).contains(part, autoescape=True)
+        found.append(inside)
+    if wanted.since is not None:
+        found.append(report.c.time >= wanted.since)
+    if wanted.until is not None:
+        found.append(report.c.time < wanted.until)
+    return found
