@@ -152,8 +152,7 @@ class Topology:
     def dead_letter_target(self, queue_name: str) -> tuple[str, str] | None:
         """Return the exchange and the routing key of a queue's dead letters.
 
-        The routing key is empty if the file sets none: RabbitMQ then keeps the
-            message's.
+        The routing key is empty if the file sets none: RabbitMQ keeps the message's.
         None: the queue has no dead letter exchange.
         """
         queue = self.queue(queue_name)
