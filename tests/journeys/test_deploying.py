@@ -293,7 +293,7 @@ def test_a_classic_queue_becomes_a_quorum_queue_under_load(
     variables = dict(word.split("=") for word in words if re.match("OOPS_", word))
     repository = f"sqlite:///{tmp_path}/oopses.db"
     variables["OOPS_REPOSITORY"] = repository
-    assert words[3:7] == ["celery", "-A", "oops_celery", "worker"]
+    assert words[2:6] == ["celery", "-A", "oops_celery", "worker"]
     (tmp_path / "moving.yml").write_text(MOVING)
 
     ids: list[str] = []
@@ -313,7 +313,7 @@ def test_a_classic_queue_becomes_a_quorum_queue_under_load(
     usual = Worker(tmp_path, broker.url, "-c", "1", OOPS_REPOSITORY=repository)
     moving = None
     try:
-        moving = Worker(tmp_path, broker.url, *words[7:], "-c", "1", **variables)
+        moving = Worker(tmp_path, broker.url, *words[6:], "-c", "1", **variables)
         eventually(lambda: depth("oopses") == 0)
         usual.stop()
         ctl(broker, delete.replace("-p oops ", ""))
