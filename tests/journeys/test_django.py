@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from oops_celery import wire
+from oops_celery.repository.queries import Reports
 from tests.support import ROOT, Node, environment, eventually
 
 OOPS_ID = re.compile(r"OOPS-[0-9a-f]{32}")
@@ -176,7 +177,8 @@ def test_our_worker_and_commands_with_the_settings_of_django(
     port = serve(start, "runserver", **django)
     _, text, _ = ask(port, "/?item=coffee")
     (report_id,) = OOPS_ID.findall(text)
-    eventually(lambda: list(project.glob(f"oopses/*/{report_id}")))
+    with Reports(f"sqlite:///{project}/oopses.db") as reports:
+        eventually(lambda: reports.find(report_id))
 
     def command(*words: str) -> str:
         done = subprocess.run(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -154,8 +152,7 @@ def test_kill_in_the_middle_loses_nothing(
             started.kill()
             started.restart()
         else:
-            for pid in started.pool_pids():
-                os.kill(pid, signal.SIGKILL)
+            started.kill_pool()
     eventually(lambda: count(database) == 5000)
     eventually(lambda: broker.count("oopses") == 0)
     assert stored(database) == (5000, 5000, 5000)
@@ -201,8 +198,7 @@ def test_a_file_of_sqlite_goes_away_and_comes_back(
     publish(200)
     eventually(lambda: count(database) == 200)
     (tmp_path / "data").rename(tmp_path / "elsewhere")
-    for pid in started.pool_pids():  # they have the file open
-        os.kill(pid, signal.SIGKILL)
+    started.kill_pool()  # they have the file open
     publish(200, later=True)
     eventually(lambda: "the repository is away" in started.text())
     (tmp_path / "elsewhere").rename(tmp_path / "data")

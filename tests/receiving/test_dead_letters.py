@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -151,7 +149,7 @@ def test_kill_in_the_middle_loses_and_doubles_nothing(
             started.kill()
             started.restart()
         else:
-            os.kill(started.pool_pids()[-1], signal.SIGKILL)
+            started.kill_pool()
     eventually(lambda: len(filed(database)) == 3000)
     eventually(lambda: parking.broker.count(DEAD) == 0)
     assert sorted(filed(database)) == sorted(ids)

@@ -72,6 +72,12 @@ class Worker:
         ).stdout
         return [int(pid) for pid in out.split()]
 
+    def kill_pool(self) -> None:
+        """Kill the processes of the pool; some may be ending already."""
+        for pid in self.pool_pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
