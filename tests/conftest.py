@@ -55,6 +55,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if (
             item.path.stem.removeprefix("test_") in LONG
             or OTHER_POOLS & set(re.findall(r"\w+", str([*parameters.values()])))
+            # The commands on the second database: what they do there has tests below.
+            or (item.path.parent.name == "cli" and "postgresql" in parameters.values())
             or any(map(item.get_closest_marker, ("slow", "restarts")))
         ):
             item.add_marker("long")

@@ -177,6 +177,7 @@ def test_ctrl_c_and_a_closed_terminal_end_everything(
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "group killed", "reader gone"])
 def test_nothing_stays_behind(tour: subprocess.Popen[str], how: str) -> None:
     """However the tour ends: its worker, the worker's pool, and Flower end too."""

@@ -566,6 +566,7 @@ def test_a_batch_at_work_and_the_next_are_prefetched(
     assert eventually(limits)["oopses"] == str(expected)
 
 
+@pytest.mark.slow
 def test_a_deadly_report_takes_no_neighbour_along(
     broker: Node,
     worker: Callable[..., Worker],

@@ -462,6 +462,7 @@ class Consumer:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
 def test_autoscale_leaves_the_consumers_their_places(
     broker: Node,

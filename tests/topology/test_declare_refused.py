@@ -294,6 +294,7 @@ def test_a_control_queue_that_is_refused_keeps_no_report_waiting(
         connection.channel().exchange_delete("celery.pidbox")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent", "eventlet"])
 def test_a_worker_takes_the_place_of_a_frozen_one_of_its_name(
     broker: Node, worker: StartWorker, run: Callable[..., str], pool: str
