@@ -8,13 +8,16 @@ from urllib.parse import unquote
 
 from oops_celery.errors import NoMatch
 
+#: The hash of an id. A different report with the same id has one more, after a dot.
+_HASH = r"[0-9a-f]{32}(?:\.[0-9a-f]{32})?"
+
 #: A whole id anywhere in a text; with its prefix, and without it.
 _WHOLE_IDS = (
-    re.compile(r"OOPS-[0-9a-f]{32}(?![0-9a-z])", re.IGNORECASE),
-    re.compile(r"(?<![0-9a-z])[0-9a-f]{32}(?![0-9a-z])", re.IGNORECASE),
+    re.compile(rf"OOPS-{_HASH}(?![0-9a-z])", re.IGNORECASE),
+    re.compile(rf"(?<![0-9a-z]){_HASH}(?![0-9a-z])", re.IGNORECASE),
 )
 
-_WHOLE = re.compile(r"(?:oops-)?[0-9a-f]{32}")
+_WHOLE = re.compile(rf"(?:oops-)?{_HASH}")
 
 
 def clean_id(text: str) -> str:
@@ -60,7 +63,8 @@ def resolve(part: str, ids: Iterable[str]) -> str:
         return part
     found = clean_id(part)
     whole = {one for one in matching if one.lower() == found}
-    for meant in (whole, matching):
+    prefixed = {one for one in matching if one.lower() == f"oops-{found}"}
+    for meant in (whole, prefixed, matching):
         if len(meant) == 1:
             return meant.pop()
     raise NoMatch(part, matching)

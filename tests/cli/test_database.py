@@ -134,6 +134,16 @@ def test_show_names_the_candidates(keep: Any) -> None:
     assert "n: 1" in run("show", "ABC-1").stdout
 
 
+def test_show_tells_reports_with_the_same_id_apart(keep: Any, database: str) -> None:
+    same = "OOPS-" + "a" * 32
+    keep(id=same, value="one")
+    keep(id=same, value="two")
+    with Reports(database) as reports:
+        (other,) = {one.id for one in reports.bodies()} - {same}
+    for part, value in ((same, "one"), (other, "two"), (other[5:].upper(), "two")):
+        assert json.loads(run("show", "--json", part).stdout)["value"] == value
+
+
 def test_a_database_that_is_not_there(tmp_path: Path) -> None:
     for command in (["report"], ["export", "x"]):
         result = CliRunner().invoke(

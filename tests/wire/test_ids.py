@@ -12,6 +12,8 @@ from oops_celery.wire.ids import clean_id, has_id, resolve
 HEX = "68c5cd8feec37c1e2d9e2a8d9d2a5f3c"
 WHOLE = f"OOPS-{HEX}"
 OTHER = "OOPS-68c5cd00000000000000000000000000"
+#: A different report that came with the id `WHOLE`.
+BESIDE = f"{WHOLE}.2e390037ea71e05736cd751a86ae7881"
 
 AROUND = [
     *("{}.", " {} ", "{}\n", "\t{}", "'{}'", '"{}"', "`{}`", "({})", "[{}]", "<{}>"),
@@ -39,6 +41,13 @@ def test_what_is_around_an_id_and_its_case_do_not_matter(
     assert resolve(text, {WHOLE, OTHER, "order-17"}) == WHOLE
     assert has_id(WHOLE, text)
     assert not has_id("order-17", text)
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_reports_with_the_same_id_are_told_apart(around: str) -> None:
+    for one in (WHOLE, BESIDE):
+        for part in (one, one.upper(), one.removeprefix("OOPS-")):
+            assert resolve(around.format(part), {WHOLE, BESIDE, OTHER}) == one
 
 
 @pytest.mark.parametrize(
