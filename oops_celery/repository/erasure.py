@@ -28,7 +28,8 @@ class Where:
 
     Attributes:
         field: The key, in any case: ``username``. In lists of pairs, too.
-        value: A pattern for the whole value as text, as of `fnmatch`.
+        value: A pattern for the whole value as text, as of `fnmatch`; of a list, for
+            one of its values.
     """
 
     field: str
@@ -63,12 +64,17 @@ class Where:
         return any(self._is(*pair) or self.matches(pair[1]) for pair in pairs)
 
     def _is(self, key: Any, value: Any) -> bool:
-        if str(key).lower() != self.field or isinstance(value, (Mapping, list)):
+        if str(key).lower() != self.field:
             return False
-        shown = (
-            value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        values = value if isinstance(value, (list, tuple)) else [value]
+        return any(
+            fnmatchcase(
+                one.decode(errors="replace") if isinstance(one, bytes) else str(one),
+                self.value,
+            )
+            for one in values
+            if not isinstance(one, (Mapping, list, tuple))
         )
-        return fnmatchcase(shown, self.value)
 
 
 def matches(body: bytes, conditions: Iterable[Where]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ MARK = "a-name-that-is-nowhere-else"
         ("username=ann*", {"a": [{"b": [{"username": "anna"}]}]}, True),
         ("username=ann", {"req_vars": [["username", "ann"], ["x", 1]]}, True),
         ("username=ann", {"value": "username=ann"}, False),
+        ("username=ann", {"username": ["bob", "ann"]}, True),
+        ("username=ann", {"req_vars": [["username", ["ann"]]]}, True),
+        ("username=ann", {"username": [["ann", "x"]]}, False),
         ("n=17", {"n": 17}, True),
         ("blob=a*", {"blob": b"abc"}, True),
         ("name=*", {"name": {"first": "x"}}, False),
@@ -150,3 +154,33 @@ def test_by_id(database: str, erase: Erase) -> None:
     erase("OOPS", "--yes", code=1)
     for wrong in ((), ("OOPS-0", "--where", "a=b"), ("--where", "a")):
         erase(*wrong, code=2)
+
+
+def test_a_report_beside_another_of_its_id(database: str, erase: Erase) -> None:
+    same = "OOPS-" + "a" * 32
+    repository = Repository(database)
+    for number, report_id in enumerate((same, same, "abc", "OOPS-abc")):
+        time = datetime(2026, 11, 20, tzinfo=timezone.utc)
+        repository.publish({"id": report_id, "n": number, "time": time})
+    (other,) = {one for one in stored(database)[0] if one.startswith(same)} - {same}
+    assert json.loads(erase(other, "--yes", "--json").output)["reports"] == [other]
+    assert json.loads(erase("abc", "--yes", "--json").output)["reports"] == ["abc"]
+    assert set(stored(database)[0]) == {same, "OOPS-abc"}
+
+
+def test_a_database_that_is_not_there_is_not_said_to_be_clean(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/typo.db"
+    for what in (("--where", "a=b"), ("OOPS-1",)):
+        arguments = ["erase", *what, "--yes", "--repository", url]
+        result = CliRunner().invoke(main, arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "typo.db is not there" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_terminal_nothing_is_erased_unasked(
+    database: str, erase: Erase
+) -> None:
+    fill(database)
+    assert "--yes" in erase("OOPS-1", code=1, answer="").stderr
+    assert "OOPS-1" in stored(database)[0]

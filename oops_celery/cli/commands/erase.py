@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     again.
 
     --where username=ann means a report that has the key username, in any case, at any
-    depth (request variables too), with the value ann; * and ? are wildcards. Several
-    must all hold. Every report is read for it.
+    depth (request variables too), with the value ann, or a list with it; * and ? are
+    wildcards, [*] is an asterisk. Several must all hold. Every report is read for it.
 
     The counts of groups stay: they say what happened. What is not in the database is
     not erased: reports in queues, in spools, in backups. SQLite's file is overwritten
@@ -82,9 +82,9 @@ def command(
         from oops_celery.repository.store import Repository
 
         kept = Repository(url)
-        kept.upgrade()
-        erasure = Erasure(kept)
-        with Letters(url) as letters:
+        with Letters(url) as letters:  # which does not make a missing file
+            kept.upgrade()
+            erasure = Erasure(kept)
             reports, dead = _find(erasure, letters, ids, where)
             what = f"{counted(len(reports), 'report')} and "
             what += counted(len(dead), "dead letter")
@@ -100,7 +100,8 @@ def command(
 
                     confirm(f"Erase {what} for good?")
                 _erase(erasure, letters, reports, dead)
-                again, still = _find(erasure, letters, ids, where, again=True)
+                erased = (*found["reports"], *found["dead_letters"]) if ids else ()
+                again, still = _find(erasure, letters, erased, where, again=True)
                 left = len(again) + len(still)
     if as_json:
         click.echo(json.dumps({**found, "left": left}))
@@ -120,7 +121,15 @@ def _find(
     where: list[Where],
     again: bool = False,
 ) -> tuple[list[tuple[str, Any]], list[Letter]]:
-    """Return the reports and the dead letters that are meant."""
+    """Return the reports and the dead letters that are meant.
+
+    Args:
+        erasure: Finds reports.
+        letters: The dead letters.
+        ids: As people paste them; `again`: those that were erased.
+        where: What else is meant.
+        again: Whether it was done already.
+    """
     from rich.console import Console
 
     from oops_celery.cli.dead_letters import Failed
@@ -132,19 +141,24 @@ def _find(
     dead: list[Letter] = []
     for one in ids:
         bare = clean_id(one).removeprefix("oops-")
-        names = dict.fromkeys([one.strip(), f"OOPS-{bare}"])
-        stored = [key for name in names for key in erasure.find(name)]
-        parked = [
-            each for name in names for each in letters.find(name) if each.id == name
-        ]
-        if not stored and not parked and not again:
+        stored: list[tuple[str, Any]] = []
+        parked: list[Letter] = []
+        for name in [one] if again else [one.strip(), f"OOPS-{bare}"]:
+            stored = erasure.find(name)
+            parked = [each for each in letters.find(name) if each.id == name]
+            if stored or parked:  # as it was typed: another may have that name, too
+                break
+        else:
+            if again:
+                continue
             raise Failed(f"{one}: there is no such report; nothing was done")
         reports += stored
         dead += parked
     if where:
-        with Console(stderr=True).status("searching"):
+        with Console(stderr=True).status("searching") as status:
             for part in erasure.search(where):
                 reports += part
+                status.update(f"searching: {counted(len(reports), 'report')} so far")
             for letter, content in letters.contents(letters.choose(Choice())):
                 if matches(content.body, where):
                     dead.append(letter)
@@ -159,12 +173,16 @@ def _erase(
     reports: list[tuple[str, Any]],
     dead: list[Letter],
 ) -> None:
+    from rich.console import Console
+
     done = 0
     try:
-        for number in erasure.erase(reports):
-            done += number
-        with letters.turn():
-            done += len(letters.remove(dead))
+        with Console(stderr=True).status("erasing") as status:
+            for number in erasure.erase(reports):
+                done += number
+                status.update(f"erasing: {done:,} of {len(reports):,}")
+            with letters.turn():
+                done += len(letters.remove(dead))
     except KeyboardInterrupt:
         click.echo(f"{done:,} of them are erased; the same command goes on", err=True)
         raise
