@@ -90,8 +90,11 @@ class Group:
     file: str = ""
     #: Reports by hour: hours since 1970-01-01 00:00 UTC.
     hours: Counter[int] = field(default_factory=Counter)
-    #: What only a database knows: file:function of the innermost frame, what people say
-    #: of the group, and whether it was first seen in the period.
+    #: What only a database knows: the group's number, the beginning of a real value,
+    #: file:function of the innermost frame, what people say of the group, and whether
+    #: it was first seen in the period.
+    id: int | None = None
+    example_value: str = ""
     place: str = ""
     state: str = ""
     new: bool = False

@@ -147,6 +147,23 @@ class Reports:
         overview.groups.sort(key=lambda group: (group.count, group.last), reverse=True)
         return overview
 
+    def group(self, number: int) -> Group | None:
+        """Return a group with all that was ever counted; None if there is none.
+
+        Args:
+            number: `Group.id`.
+        """
+        row = select(report_group).where(report_group.c.id == number)
+        counts = select(group_hour.c.hour, group_hour.c["count"])
+        counts = counts.where(group_hour.c.group_id == number)
+        with self._connected() as connection:
+            one = connection.execute(row).first()
+            if one is None:
+                return None
+            hours = Counter({hour: count for hour, count in connection.execute(counts)})
+        end = one.last_seen + timedelta(seconds=1)
+        return _group(one, hours, one.first_seen, end, 1)
+
     def bodies(
         self,
         ids: Iterable[str] = (),
@@ -288,6 +305,8 @@ def _group(
         last=last,
         example=one.example,
         hours=hours,
+        id=one.id,
+        example_value=one.example_value,
         place=one.place,
         state=one.state,
         new=one.first_seen >= begin,

@@ -25,6 +25,7 @@ from oops_celery.cli import main
 from oops_celery.repository import folder
 from oops_celery.repository.queries import Reports
 from oops_celery.repository.schema import HEAD, report_group
+from oops_celery.repository.search import Wanted
 from oops_celery.repository.store import Repository
 from tests.support import environment, eventually
 
@@ -273,7 +274,7 @@ def test_what_is_exported_is_chosen(keep: Any, tmp_path: Path) -> None:
     assert "cannot be written" in call("export", "file/x").stderr
 
 
-def test_a_part_of_the_groups(keep: Callable[..., str]) -> None:
+def test_a_part_of_the_groups(keep: Callable[..., str], database: str) -> None:
     def ids(*options: str) -> list[str]:
         result = call("report", "--date", "2026-03-05", "--json", *options)
         assert result.exit_code == 0, result.output
@@ -287,7 +288,8 @@ def test_a_part_of_the_groups(keep: Callable[..., str]) -> None:
         (5, "LateError", "pay.card"),
     ):
         time = NOON + timedelta(hours=hours)
-        keep(type=kind, topic=topic, time=time, id=f"OOPS-{kind}{hours}")
+        value = "late 17" if kind == "LateError" else ""
+        keep(type=kind, topic=topic, value=value, time=time, id=f"OOPS-{kind}{hours}")
     assert ids() == ["BothError", "LateError", "OperationalError"]
     assert ids("--days", "3") == sorted([*ids(), "OldError"])
     assert ids("--type", "*tionalE*") == ["OperationalError"]
@@ -301,6 +303,9 @@ def test_a_part_of_the_groups(keep: Callable[..., str]) -> None:
         call("report", "--date", "2026-03-05", "--json", "--type", "Late*").stdout
     )["groups"]
     assert (late["new"], late["state"], late["place"]) == (True, "open", "")
+    with Reports(database) as reports:
+        (summary,) = reports.search(Wanted(type="LateError"))
+    assert (late["id"], late["example_value"]) == (summary.group_id, "late 17")
     said = call("report", "--date", "2026-03-05", "--since", "2026-03-05T13:59")
     assert said.stdout.split("\t")[0] == "1"
     for wrong in (("--since", "2026-03-06"), ("--since", "soon")):

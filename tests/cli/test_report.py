@@ -131,9 +131,11 @@ def test_reports_are_put_into_groups(keep: Keep) -> None:
     latest = wire.decode(Path("oopses", first.pop("file")).read_bytes())
     assert latest["value"] == "no user 4"
     assert first == {
+        "id": None,
         "type": "KeyError",
         "topic": "/cart",
         "value": "no user <number>",
+        "example_value": "",
         "place": "",
         "state": None,
         "new": False,

@@ -88,6 +88,24 @@ def test_a_group_and_its_state(repository: Repository, database: str) -> None:
         set_state(repository, group, "closed")
 
 
+def test_a_group_has_all_that_was_counted(
+    repository: Repository, database: str
+) -> None:
+    with Reports(database) as reports:
+        number = reports.search(Wanted(type="E1", topic="t2"))[0].group_id
+        group = reports.group(number)
+        assert reports.group(10**6) is None
+        days = reports.overview(NOON.date() + timedelta(days=4), 5).groups
+    assert group is not None
+    assert (group.id, group.type, group.topic) == (number, "E1", "t2")
+    assert (group.count, group.state) == (6, "open")
+    assert (group.example, group.example_value) == ("OOPS-35", "100% of Item_5")
+    assert group.first == NOON + timedelta(hours=12)
+    assert group.last == NOON + timedelta(hours=6 * 17)
+    (same,) = [one for one in days if one.id == number]
+    assert (same.hours, same.example_value) == (group.hours, group.example_value)
+
+
 def test_searches_use_an_index(tmp_path: Path) -> None:
     repository = Repository(f"sqlite:///{tmp_path}/oopses.db")
     repository.upgrade()

@@ -108,8 +108,8 @@ Examples:
     "as_json",
     is_flag=True,
     help="Print one JSON object: repository, from, to, reports, unreadable, and groups,"
-    " each with type, topic, value, place, state, new, count, first, last, example,"
-    " file and hours.",
+    " each with id, type, topic, value, example_value, place, state, new, count, first,"
+    " last, example, file and hours; a folder does not know all of it.",
 )
 @click.option(
     "--html",
@@ -224,9 +224,11 @@ def _group_object(group: Group) -> dict[str, Any]:
     from oops_celery.repository.groups import hour_start
 
     return {
+        "id": group.id,
         "type": group.type,
         "topic": group.topic,
         "value": group.value,
+        "example_value": group.example_value,
         "place": group.place,
         "state": group.state or None,
         "new": group.new,
