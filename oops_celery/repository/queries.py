@@ -160,7 +160,9 @@ class Reports:
             one = connection.execute(row).first()
             if one is None:
                 return None
-            hours = Counter({hour: count for hour, count in connection.execute(counts)})
+            hours = Counter[int]()
+            for hour, count in connection.execute(counts):
+                hours[hour] = count
         end = one.last_seen + timedelta(seconds=1)
         return _group(one, hours, one.first_seen, end, 1)
 
