@@ -62,7 +62,8 @@ class Reports:
     def find(self, part: str) -> list[Stored]:
         """Return the report with an id; else those whose ids begin with a part of one.
 
-        If there are none, those that have it anywhere.
+        If there are none, those that have it anywhere, for which every id is read; not
+        for a whole id of ours.
 
         Args:
             part: An id, or a part of one, as people paste it.
@@ -84,7 +85,9 @@ class Reports:
                     )
                     for one in exact
                 ]
-            found = _begin_with(connection, part) or _contain(connection, part)
+            found = _begin_with(connection, part)
+            if not found and not (is_whole(whole) and whole.startswith("oops-")):
+                found = _contain(connection, part)
             alone = len({one.id for one in found}) == 1
             return [
                 Stored(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import Engine, event, select, text
 
 from oops_celery.repository import schema
 from oops_celery.repository.queries import Reports
@@ -106,16 +107,92 @@ def test_a_group_has_all_that_was_counted(
     assert (same.hours, same.example_value) == (group.hours, group.example_value)
 
 
-def test_searches_use_an_index(tmp_path: Path) -> None:
-    repository = Repository(f"sqlite:///{tmp_path}/oopses.db")
-    repository.upgrade()
-    queries = {
-        "report_time": "SELECT id FROM report ORDER BY time DESC, id DESC LIMIT 5",
-        "report_group_time": "SELECT id FROM report WHERE group_id = 1"
-        " ORDER BY time DESC LIMIT 5",
-        "sqlite_autoindex_report_1": "SELECT id FROM report WHERE id = 'OOPS-01'",
-    }
+WHOLE = "OOPS-" + "0" * 32
+
+#: What is asked, and the conditions that an index must answer: in the plan of SQLite,
+#: and in that of PostgreSQL.
+ASKED: dict[str, tuple[Callable[[Reports], Any], str, str]] = {
+    "an id": (lambda r: r.find(WHOLE), "(id=?)", "Cond: (id = "),
+    "a part of an id": (lambda r: r.find("OOPS-1"), "(id>? AND id<?)", "((id >= "),
+    "days": (
+        lambda r: r.overview(NOON.date(), 30, by_hour=False),
+        "(day>? AND day<?)",
+        "((day >= ",
+    ),
+    "hours": (lambda r: r.overview(NOON.date(), 1), "(hour>? AND", "((hour >= "),
+    "an example of a past day": (
+        lambda r: r.overview(NOON.date(), 1),
+        "(group_id=? AND time",
+        "((group_id = ",
+    ),
+    "the newest": (lambda r: r.search(Wanted()), "report_time", "_time_idx"),
+    "the next page": (
+        lambda r: r.search(Wanted(), r.search(Wanted(), limit=3)[-1]),
+        "report_time (time<?)",
+        'Cond: ("time" <= ',
+    ),
+    "of a group": (
+        lambda r: r.search(Wanted(group=1)),
+        "(group_id=?)",
+        "Cond: (group_id = ",
+    ),
+    "a group": (
+        lambda r: r.group(1),
+        "group_hour_1 (group_id=?)",
+        "Cond: (group_id = ",
+    ),
+}
+
+
+def test_every_question_uses_an_index(repository: Repository, database: str) -> None:
+    """As the database plans the statements that are really sent."""
+    is_sqlite = database.startswith("sqlite")
+    for what, (ask, sqlite, postgresql) in ASKED.items():
+        plan = planned(repository, database, ask)
+        expected = sqlite if is_sqlite else postgresql
+        assert any(expected in line for line in plan), (what, plan)
+        for line in plan:
+            assert "Seq Scan on" not in line, (what, plan)
+            # The newest are the first of an index; else it is read from begin to end.
+            newest = what in ("the newest", "the next page") and "report_time" in line
+            assert newest or not line.startswith("SCAN"), (what, plan)
+
+
+def planned(
+    repository: Repository, database: str, ask: Callable[[Reports], Any]
+) -> list[str]:
+    """Return the plans of all statements about reports that a question sends."""
+    sent: dict[str, Any] = {}
+
+    def note(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
+        if re.search(r"\sFROM (report|group_)", statement):
+            sent[statement] = parameters
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        with Reports(database) as reports:
+            ask(reports)
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
     with repository.engine().connect() as connection:
-        for index, query in queries.items():
-            plan = connection.execute(text(f"EXPLAIN QUERY PLAN {query}")).fetchall()
-            assert any(index in str(row) for row in plan), (index, plan)
+        explain = "EXPLAIN QUERY PLAN"
+        if connection.dialect.name == "postgresql":
+            explain = "EXPLAIN"
+            # Only where no index can be used, a table is read from begin to end.
+            connection.execute(text("SET enable_seqscan = off"))
+        return [
+            str(row[-1])
+            for statement, parameters in sent.items()
+            for row in connection.exec_driver_sql(f"{explain} {statement}", parameters)
+        ]
+
+
+def test_a_whole_id_that_is_not_there_costs_no_look_at_every_id(
+    repository: Repository, database: str
+) -> None:
+    inside = f"web-1-{WHOLE[5:]}"
+    repository.publish({"id": inside})
+    with Reports(database) as reports:
+        assert reports.find(WHOLE) == []
+        # Without the prefix it may be a part of somebody else's.
+        assert [one.id for one in reports.find(f"{WHOLE[5:]}.")] == [inside]
