@@ -143,7 +143,8 @@ class Reports:
                 if one.id in hours:
                     group = _group(one, hours[one.id], begin, end, size)
                     if one.last_seen >= end:
-                        group.example = _latest(connection, one.id, end)
+                        since = hour_start(max(hours[one.id]))
+                        group.example = _latest(connection, one.id, since, end)
                     overview.groups.append(group)
             latest = connection.scalar(select(func.max(report_group.c.last_seen)))
             overview.latest = latest and latest.date().isoformat()
@@ -318,7 +319,16 @@ def _group(
     )
 
 
-def _latest(connection: Connection, group: int, end: datetime) -> str:
+def _latest(connection: Connection, group: int, since: datetime, end: datetime) -> str:
+    """Return the id of a group's latest report before a time; empty if none is kept.
+
+    Args:
+        connection: Of the database.
+        group: The group's number.
+        since: Its last count, which tells PostgreSQL the one day to look at.
+        end: The time.
+    """
     query = select(report.c.id).where(report.c.group_id == group, report.c.time < end)
-    found = connection.scalar(query.order_by(report.c.time.desc()).limit(1))
-    return found or ""
+    query = query.order_by(report.c.time.desc()).limit(1)
+    there = query.where(report.c.time >= since)
+    return connection.scalar(there) or connection.scalar(query) or ""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, time, timedelta, timezone
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, select, text
+from sqlalchemy import Engine, delete, event, select, text
 
 from oops_celery.repository import schema
 from oops_celery.repository.queries import Reports
@@ -156,6 +156,26 @@ def test_every_question_uses_an_index(repository: Repository, database: str) -> 
             # The newest are the first of an index; else it is read from begin to end.
             newest = what in ("the newest", "the next page") and "report_time" in line
             assert newest or not line.startswith("SCAN"), (what, plan)
+
+
+def test_the_example_of_a_past_day(repository: Repository, database: str) -> None:
+    """It is looked for in that day; if that was pruned, before it."""
+    day = NOON.date() + timedelta(days=2)
+
+    def ask(reports: Reports) -> list[str]:
+        return sorted(one.example for one in reports.overview(day, 1).groups)
+
+    plan = planned(repository, database, ask)
+    if not database.startswith("sqlite"):
+        assert len([line for line in plan if "_group_id_time_idx" in line]) == 1, plan
+    with Reports(database) as reports:
+        assert ask(reports) == [f"OOPS-{one}" for one in range(14, 20)]
+        begin = datetime.combine(day, time(), timezone.utc)
+        old = delete(schema.report).where(schema.report.c.time >= begin)
+        repository.write(lambda connection: connection.execute(old))
+        assert ask(reports) == [f"OOPS-{one}" for one in range(6, 12)]
+        repository.write(lambda connection: connection.execute(delete(schema.report)))
+        assert ask(reports) == [""] * 6
 
 
 def planned(
