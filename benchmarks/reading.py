@@ -47,6 +47,11 @@ _TRACEBACK = """Traceback (most recent call last):
 KeyError: {value}
 """
 
+_AGENT = (
+    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
+    "Chrome/{version}.0.0.0 Safari/537.36"
+)
+
 
 def rows(number: int, seed: int = 1) -> Iterator[Row]:
     """Yield reports as rows, the oldest first."""
@@ -66,7 +71,11 @@ def rows(number: int, seed: int = 1) -> Iterator[Row]:
             "time": moment,
             "url": f"https://shop.example/cart/{chance.randrange(10**6)}",
             "tb_text": _TRACEBACK.format(group=group, line=each % 90, value=value),
-            "req_vars": {"REMOTE_ADDR": f"10.0.{group}.{each % 250}"},
+            "req_vars": {
+                "REMOTE_ADDR": f"10.0.{group}.{each % 250}",
+                "HTTP_USER_AGENT": _AGENT.format(version=each % 40),
+                "HTTP_COOKIE": f"session={chance.randbytes(32).hex()}",
+            },
         }
         encoded = wire.encode(report)
         yield Row.of({**report, "id": encoded.id}, encoded.body, encoded.body)

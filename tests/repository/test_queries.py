@@ -169,11 +169,11 @@ def test_the_example_of_a_past_day(repository: Repository, database: str) -> Non
     if not database.startswith("sqlite"):
         assert len([line for line in plan if "_group_id_time_idx" in line]) == 1, plan
     with Reports(database) as reports:
-        assert ask(reports) == [f"OOPS-{one}" for one in range(14, 20)]
+        assert ask(reports) == [f"OOPS-{one:02}" for one in range(14, 20)]
         begin = datetime.combine(day, time(), timezone.utc)
         old = delete(schema.report).where(schema.report.c.time >= begin)
         repository.write(lambda connection: connection.execute(old))
-        assert ask(reports) == [f"OOPS-{one}" for one in range(6, 12)]
+        assert ask(reports) == [f"OOPS-{one:02}" for one in range(6, 12)]
         repository.write(lambda connection: connection.execute(delete(schema.report)))
         assert ask(reports) == [""] * 6
 
