@@ -22,6 +22,7 @@ import click
 
 from oops_celery import wire
 from oops_celery.repository import rows as tables
+from oops_celery.repository.database import engine_of
 from oops_celery.repository.partitions import Partitions
 from oops_celery.repository.queries import Reports
 from oops_celery.repository.row import Row
@@ -126,6 +127,9 @@ def measure(url: str) -> dict[str, float]:
     with Reports(url) as reports:
         oldest = next(reports.bodies()).id
         newest = datetime.now(timezone.utc).date()
+        past = newest - timedelta(days=DAYS // 3)
+        missing = f"OOPS-{'0' * 32}"
+        engine = engine_of(url, writes=False)
 
         def command(*words: str) -> Callable[[], Any]:
             environ = {**os.environ, "OOPS_REPOSITORY": url}
@@ -138,10 +142,13 @@ def measure(url: str) -> dict[str, float]:
             "show": seconds(command("show", oldest)),
             "show: query": seconds(lambda: reports.find(oldest)),
             "show 8 characters: query": seconds(lambda: reports.find(oldest[5:13])),
+            "show, not there: query": seconds(lambda: reports.find(missing)),
             "report --days 30": seconds(command("report", "--days", "30")),
             "report --days 30: query": seconds(
                 lambda: reports.overview(newest, 30, by_hour=False)
             ),
+            "report --date past: query": seconds(lambda: reports.overview(past, 1)),
+            "connecting": seconds(lambda: engine.connect().close()),
         }
 
 
