@@ -173,22 +173,23 @@ def _days_of(last: date, since: datetime | None) -> int:
 def _read_days(
     folder: str, last: date, days: int, since: datetime | None, by_hour: bool
 ) -> Overview:
+    from oops_celery.cli.repository import reading
+    from oops_celery.settings.repository_url import is_url
+
+    if is_url(folder):
+        with reading(folder) as database:
+            return database.overview(last, days, since, by_hour)
     from rich.console import Console
     from rich.progress import Progress
 
     from oops_celery.cli.broker import CannotTell
-    from oops_celery.cli.repository import reading
     from oops_celery.repository.reader import (
         Overview,
         files,
         latest_day,
         read_reports,
     )
-    from oops_celery.settings.repository_url import is_url
 
-    if is_url(folder):
-        with reading(folder) as database:
-            return database.overview(last, days, since, by_hour)
     overview = Overview(folder, last, days)
     console = Console(stderr=True)
     try:
