@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,36 @@ def test_nothing_of_it_is_in_sqlites_files(
     assert "1 report and 1 dead letter erased; 0 left" in result.output
     for one in tmp_path.glob("oopses.db*"):
         assert mark not in one.read_bytes(), one
+
+
+@pytest.mark.parametrize(
+    ("what", "code"), [(("--where", f"user={MARK}"), 0), (("OOPS-1",), 1)]
+)
+def test_what_a_reader_kept_is_overwritten_by_the_next_one(
+    what: tuple[str, ...], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And so is what a command left that was killed before it overwrote."""
+    monkeypatch.setattr("oops_celery.repository.database.BUSY_TIMEOUT", 0.1)
+    monkeypatch.setenv("OOPS_REPOSITORY", f"sqlite:///{tmp_path}/oopses.db")
+    repository = Repository(f"sqlite:///{tmp_path}/oopses.db")
+    report = {"id": "OOPS-1", "type": "E", "user": MARK, "pad": bytes(range(256))}
+    repository.publish(report)
+
+    def is_there() -> bool:
+        files = tmp_path.glob("oopses.db*")
+        return any(MARK.encode() in one.read_bytes() for one in files)
+
+    with closing(sqlite3.connect(tmp_path / "oopses.db")) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM report").fetchall()
+        first = CliRunner().invoke(main, ["erase", *what, "--yes"])
+        assert first.exit_code == 1, first.output
+        assert "somebody reads the database" in first.stderr
+        assert is_there()
+        reader.execute("COMMIT")
+        second = CliRunner().invoke(main, ["erase", *what, "--yes"])
+        assert second.exit_code == code, second.output
+        assert not is_there()
 
 
 def test_by_id(database: str, erase: Erase) -> None:

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     not erased: reports in queues, in spools, in backups. SQLite's file is overwritten
     where they were; PostgreSQL's is as far as VACUUM does.
 
-    The exit code is 0 when nothing of it is left; 1 when something is, or there is no
-    such ID, or the answer was no; 2 when the database or the settings cannot be used,
-    or the command is not used as described here; 130 after Ctrl-C.
+    The exit code is 0 when nothing of it is left; 1 when something is, or somebody who
+    reads SQLite's file keeps it from being overwritten, or there is no such ID, or the
+    answer was no; 2 when the database or the settings cannot be used, or the command is
+    not used as described here; 130 after Ctrl-C.
     """,
     epilog="""\b
 Examples:
@@ -66,6 +67,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Erase what was chosen."""
+    from oops_celery.cli.dead_letters import Failed, confirm
     from oops_celery.cli.repository import database, told
     from oops_celery.repository.erasure import Where
 
@@ -85,7 +87,12 @@ def command(
         with Letters(url) as letters:  # which does not make a missing file
             kept.upgrade()
             erasure = Erasure(kept)
-            reports, dead = _find(erasure, letters, ids, where)
+            try:
+                reports, dead = _find(erasure, letters, ids, where)
+            except Failed:
+                if not dry_run:
+                    _wipe(erasure)
+                raise
             what = f"{counted(len(reports), 'report')} and "
             what += counted(len(dead), "dead letter")
             found = {
@@ -94,15 +101,16 @@ def command(
                 "dead_letters": [one.id for one in dead],
             }
             left = len(reports) + len(dead)
+            wiped = True
             if not dry_run and left:
                 if not yes:
-                    from oops_celery.cli.dead_letters import confirm
-
                     confirm(f"Erase {what} for good?")
                 _erase(erasure, letters, reports, dead)
                 erased = (*found["reports"], *found["dead_letters"]) if ids else ()
                 again, still = _find(erasure, letters, erased, where, again=True)
                 left = len(again) + len(still)
+            if not dry_run:  # an earlier one may have been ended before this
+                wiped = _wipe(erasure)
     if as_json:
         click.echo(json.dumps({**found, "left": left}))
     elif dry_run:
@@ -111,7 +119,7 @@ def command(
         click.echo(f"{kept}: {what} would be erased")
     else:
         click.echo(f"{kept}: {what} erased; {left:,} left")
-    ctx.exit(1 if left and not dry_run else 0)
+    ctx.exit(1 if (left and not dry_run) or not wiped else 0)
 
 
 def _find(
@@ -186,9 +194,15 @@ def _erase(
     except KeyboardInterrupt:
         click.echo(f"{done:,} of them are erased; the same command goes on", err=True)
         raise
-    if not erasure.wipe():
-        click.echo(
-            "somebody reads the database: its -wal file may still have them; run this "
-            "again",
-            err=True,
-        )
+
+
+def _wipe(erasure: Erasure) -> bool:
+    """Overwrite what was removed, now or before; say so if that cannot be."""
+    if erasure.wipe():
+        return True
+    click.echo(
+        "somebody reads the database: its -wal file may still have them; run this "
+        "again",
+        err=True,
+    )
+    return False
