@@ -63,8 +63,9 @@ def resolve(part: str, ids: Iterable[str]) -> str:
         return part
     found = clean_id(part)
     whole = {one for one in matching if one.lower() == found}
-    prefixed = {one for one in matching if one.lower() == f"oops-{found}"}
-    for meant in (whole, prefixed, matching):
+    if not whole and is_whole(found):
+        whole = {one for one in matching if one.lower() == f"oops-{found}"}
+    for meant in (whole, matching):
         if len(meant) == 1:
             return meant.pop()
     raise NoMatch(part, matching)

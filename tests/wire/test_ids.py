@@ -82,6 +82,9 @@ def test_an_id_of_somebody_elses_is_what_it_is() -> None:
     assert resolve(odd, {odd, "17@host.example", WHOLE}) == odd
     assert resolve("a", {"a", "ab", "A"}) == "a"
     assert resolve("OOPS-AB", {"OOPS-ab", "OOPS-abc"}) == "OOPS-ab"
+    # A part without the prefix is no whole id.
+    with pytest.raises(NoMatch):
+        resolve("ab", {"OOPS-ab", "OOPS-abc"})
     with pytest.raises(NoMatch) as caught:
         resolve("68c5cd", {WHOLE, OTHER})
     assert caught.value.candidates == sorted((WHOLE, OTHER))
