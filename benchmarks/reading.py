@@ -154,7 +154,13 @@ def measure(url: str) -> dict[str, float]:
 
 @click.command()
 @click.option("--url", help="An empty database; by default SQLite in a new folder.")
-@click.option("--reports", "number", default=1_000_000, show_default=True)
+@click.option(
+    "--reports",
+    "number",
+    default=1_000_000,
+    show_default=True,
+    help="0 measures what is there.",
+)
 @click.option("--json", "as_json", is_flag=True)
 def main(url: str | None, number: int, as_json: bool) -> None:
     """Fill a database, and measure how long reading takes."""
