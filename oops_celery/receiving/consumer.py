@@ -87,7 +87,7 @@ class Consumer(CelerysConsumer):
             ),
             "oops_celery.receiving.control:Control",
             "oops_celery.dispatcher.lanes:Dispatching",
-            "oops_celery.receiving.letters:Letters",
+            "oops_celery.receiving.letters:DeadLetters",
             "oops_celery.receiving.redeclaration:Redeclaration",
             "oops_celery.receiving.watchdog:Watchdog",
         )

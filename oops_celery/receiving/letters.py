@@ -37,7 +37,7 @@ def letter_queues(app: App) -> list[str]:
     return list(dict.fromkeys([*named, *topology.filed]))
 
 
-class Letters(bootsteps.StartStopStep):
+class DeadLetters(bootsteps.StartStopStep):
     """A step of Celery's consumer that takes the dead letters.
 
     Args:
