@@ -166,6 +166,13 @@ class App(Celery):
         """Whether the broker speaks AMQP; others have no TTL and no dead letters."""
         return bool(self.connection_for_write().transport.driver_type == "amqp")
 
+    @property
+    def broker_name(self) -> str:
+        """The broker's URLs, without user and password."""
+        urls = self.conf["broker_url"]
+        known = [urls] if isinstance(urls, str) else urls
+        return ", ".join(map(settings.hide_password, known))
+
     @cached_property
     def sender(self) -> Sender:
         """Publishes retries and dead letters."""

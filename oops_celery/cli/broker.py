@@ -74,11 +74,8 @@ def loaded(app: App, file: str | None) -> Topology:
 
 def broker_name(app: App) -> str:
     """Return the broker's URL without user and password."""
-    from oops_celery.settings import hide_password
-
     with telling_why():
-        urls = app.conf["broker_url"]
-    return ", ".join(map(hide_password, [urls] if isinstance(urls, str) else urls))
+        return app.broker_name
 
 
 @contextmanager

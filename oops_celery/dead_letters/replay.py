@@ -10,7 +10,6 @@ from oops_celery.dead_letters.letter import Content, Letter, replay_options
 from oops_celery.dead_letters.letters import Letters, pages
 from oops_celery.dead_letters.removal import LetterOutcome
 from oops_celery.errors import QueueError, Refused, SendError, Unavailable
-from oops_celery.settings import hide_password
 from oops_celery.transport.pipeline import send_many
 from oops_celery.transport.sender import Sender
 from oops_celery.transport.troubles import in_a_line
@@ -90,7 +89,9 @@ class Replay:
         yield from (LetterOutcome(letter.id) for letter in sent)
         for letter, error in failed:
             if isinstance(error, Unavailable):
-                raise QueueError(f"{self._broker}: {in_a_line(error, SEND_TIMEOUT)}")
+                raise QueueError(
+                    f"{self._app.broker_name}: {in_a_line(error, SEND_TIMEOUT)}"
+                )
             target = self._target(letter)
             yield LetterOutcome(letter.id, f"queue {target!r}: {error}")
 
@@ -128,8 +129,3 @@ class Replay:
 
     def _target(self, letter: Letter) -> str:
         return letter.came_from or str(self._app.oops.queue)
-
-    @property
-    def _broker(self) -> str:
-        urls = self._app.conf["broker_url"]
-        return ", ".join(map(hide_password, [urls] if isinstance(urls, str) else urls))

@@ -142,7 +142,6 @@ def waiting(app: App) -> dict[str, int]:
     """
     import amqp
 
-    from oops_celery.settings import hide_password
     from oops_celery.transport.sender import Sender
     from oops_celery.transport.troubles import in_a_line
 
@@ -152,8 +151,6 @@ def waiting(app: App) -> dict[str, int]:
         *(queue.name for queue in topology.retry_queues(main)),
         *(queue.name for queue in topology.dead_letter_queues(main)),
     ]
-    known = app.conf["broker_url"]
-    name = ", ".join(map(hide_password, [known] if isinstance(known, str) else known))
     numbers = {}
     try:
         link = Sender(app.connection_for_read, TIMEOUT, confirm=False).open()
@@ -166,7 +163,7 @@ def waiting(app: App) -> dict[str, int]:
         finally:
             link.close()
     except (OSError, amqp.ConnectionError, Unavailable) as error:
-        raise Unavailable(f"{name}: {in_a_line(error, TIMEOUT)}") from error
+        raise Unavailable(f"{app.broker_name}: {in_a_line(error, TIMEOUT)}") from error
     return numbers
 
 
