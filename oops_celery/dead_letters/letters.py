@@ -15,13 +15,14 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, func, or_, select, text, update
+from sqlalchemy import Connection, Engine, delete, func, select, text, update
 
 from oops_celery.dead_letters.filing import COLUMNS, content_of, row_of
 from oops_celery.dead_letters.letter import Content, Letter
-from oops_celery.repository.database import check, engine_of, telling_why
+from oops_celery.repository.database import Reader, check, engine_of, telling_why
 from oops_celery.repository.row import unpacked
 from oops_celery.repository.schema import dead_letter
+from oops_celery.repository.search import beginning
 from oops_celery.settings import repository_url as urls
 from oops_celery.wire.ids import clean_id, has_id, is_whole
 
@@ -88,35 +89,17 @@ class LetterGroup:
     example: str
 
 
-class Letters:
-    """The dead letters in a database. Use it in a ``with`` statement.
-
-    Args:
-        url: From `repository_url.check`.
-
-    Raises:
-        RepositoryError: The database cannot be used; by each method, too.
-    """
+class Letters(Reader):
+    """The dead letters in a database."""
 
     def __init__(self, url: str) -> None:
-        self.name = urls.without_password(url)
-        self._url = url
-        self._reads = engine_of(url, writes=False)
+        super().__init__(url)
         self._writes: Engine | None = None
 
-    def __enter__(self) -> Letters:
-        return self
-
     def __exit__(self, *_: object) -> None:
-        self._reads.dispose()
+        super().__exit__()
         if self._writes is not None:
             self._writes.dispose()
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with telling_why(self._url), self._reads.begin() as connection:
-            check(connection, self._url)
-            yield connection
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -172,14 +155,13 @@ class Letters:
 
     def find(self, part: str) -> list[Letter]:
         """Return the letters whose ids begin with a part; else those that have it."""
-        found = clean_id(part)
-        bare = found.removeprefix("oops-")
-        begins = {part.strip(), f"OOPS-{bare}" if bare else "", bare} - {""}
-        column = dead_letter.c.id
-        ranges = [(column >= one) & (column < one + "\U0010ffff") for one in begins]
+        found, column = clean_id(part), dead_letter.c.id
+        begins = beginning(column, part)
         query = select(*_INDEX).order_by(dead_letter.c.number)
         with self._reading() as connection:
-            rows = list(connection.execute(query.where(or_(*ranges)))) if ranges else []
+            rows: list[Any] = []
+            if begins is not None:
+                rows = list(connection.execute(query.where(begins)))
             if not rows and found and not is_whole(found):
                 inside = func.lower(column).contains(found, autoescape=True)
                 rows = list(connection.execute(query.where(inside)))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event, text
@@ -24,6 +24,9 @@ from oops_celery.settings.repository_url import (
     without_password,
 )
 from oops_celery.settings.requirements import needed_by
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: Seconds that a connection may take, and that SQLite waits for another writer.
 CONNECT_TIMEOUT = 5
@@ -102,6 +105,35 @@ def engine_of(url: str, *, writes: bool = True) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+class Reader:
+    """A database to be read. Use it in a ``with`` statement.
+
+    Args:
+        url: From `repository_url.check`.
+
+    Raises:
+        RepositoryError: The database cannot be used; by each method, too.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.name = without_password(url)
+        self._url = url
+        self._reads = engine_of(url, writes=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reads.dispose()
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """Look at the database as it is at one moment."""
+        with telling_why(self._url), self._reads.begin() as connection:
+            check(connection, self._url)
+            yield connection
 
 
 @contextmanager

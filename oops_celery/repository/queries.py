@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta, timezone
 from fnmatch import fnmatchcase
 from typing import Any
 
-from sqlalchemy import Connection, func, literal, or_, select, tuple_
+from sqlalchemy import Connection, func, literal, select, tuple_
 
-from oops_celery.repository.database import check, engine_of, telling_why
+from oops_celery.repository.database import Reader
 from oops_celery.repository.groups import HOUR, Group, hour_start
 from oops_celery.repository.reader import Overview, Stored
 from oops_celery.repository.row import unpacked
 from oops_celery.repository.schema import group_day, group_hour, report, report_group
-from oops_celery.repository.search import Summary, Wanted, conditions
-from oops_celery.settings import repository_url as urls
+from oops_celery.repository.search import Summary, Wanted, beginning, conditions
 from oops_celery.wire.ids import clean_id, is_whole
 
 #: Most reports to find by a part of an id.
@@ -26,38 +24,9 @@ MOST_FOUND = 1000
 #: Reports with their bodies that are read at once.
 _PAGE = 200
 
-#: After every character that an id may have.
-_LAST = "\U0010ffff"
 
-
-class Reports:
-    """The reports in a database, to be read.
-
-    Use it in a ``with`` statement. Each method sees the reports of one moment.
-
-    Args:
-        url: From `repository_url.check`.
-
-    Raises:
-        RepositoryError: The database cannot be used; by each method, too.
-    """
-
-    def __init__(self, url: str) -> None:
-        self.name = urls.without_password(url)
-        self._url = url
-        self._engine = engine_of(url, writes=False)
-
-    def __enter__(self) -> Reports:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._engine.dispose()
-
-    @contextmanager
-    def _connected(self) -> Iterator[Connection]:
-        with telling_why(self._url), self._engine.begin() as connection:
-            check(connection, self._url)
-            yield connection
+class Reports(Reader):
+    """The reports in a database: each method sees those of one moment."""
 
     def find(self, part: str) -> list[Stored]:
         """Return the report with an id; else those whose ids begin with a part of one.
@@ -73,7 +42,7 @@ class Reports:
             which is the part has its body; the others are empty.
         """
         whole = clean_id(part)
-        with self._connected() as connection:
+        with self._reading() as connection:
             if is_whole(whole) and (exact := _exact(connection, whole)):
                 return [
                     Stored(
@@ -127,7 +96,7 @@ class Reports:
         table, unit, size = group_hour, group_hour.c.hour, 1
         if not by_hour:
             table, unit, size = group_day, group_day.c.day, 24
-        with self._connected() as connection:
+        with self._reading() as connection:
             hours: dict[int, Counter[int]] = defaultdict(Counter)
             for number, moment, count in connection.execute(
                 select(table).where(
@@ -160,7 +129,7 @@ class Reports:
         row = select(report_group).where(report_group.c.id == number)
         counts = select(group_hour.c.hour, group_hour.c["count"])
         counts = counts.where(group_hour.c.group_id == number)
-        with self._connected() as connection:
+        with self._reading() as connection:
             one = connection.execute(row).first()
             if one is None:
                 return None
@@ -199,7 +168,7 @@ class Reports:
             if seen is not None:
                 after = tuple_(report.c.time, report.c.id) > tuple_(*seen)
                 page = query.where(after)
-            with self._connected() as connection:
+            with self._reading() as connection:
                 found = list(connection.execute(page))
             for one in found:
                 if kind is None or fnmatchcase(one.type, kind):
@@ -236,12 +205,12 @@ class Reports:
                 )
             )
         query = query.order_by(report.c.time.desc(), report.c.id.desc()).limit(limit)
-        with self._connected() as connection:
+        with self._reading() as connection:
             return [Summary(*one) for one in connection.execute(query)]
 
     def count(self) -> int:
         """Return the number of all reports that were ever stored."""
-        with self._connected() as connection:
+        with self._reading() as connection:
             return int(connection.scalar(select(func.sum(report_group.c.count))) or 0)
 
 
@@ -256,10 +225,8 @@ def _exact(connection: Connection, whole: str) -> list[Any]:
 
 
 def _begin_with(connection: Connection, part: str) -> list[Any]:
-    bare = clean_id(part).removeprefix("oops-")
-    begins = {part.strip(), f"OOPS-{bare}" if bare else "", bare} - {""}
-    ranges = [(report.c.id >= one) & (report.c.id < one + _LAST) for one in begins]
-    return _newest(connection, or_(*ranges)) if ranges else []
+    begins = beginning(report.c.id, part)
+    return [] if begins is None else _newest(connection, begins)
 
 
 def _contain(connection: Connection, part: str) -> list[Any]:

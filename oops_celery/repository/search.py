@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import func
+from sqlalchemy import func, or_
 
 from oops_celery.repository.schema import report
+from oops_celery.wire.ids import clean_id
+
+#: After every character that an id may have.
+_LAST = "\U0010ffff"
 
 
 @dataclass(frozen=True)
@@ -68,3 +72,19 @@ def conditions(wanted: Wanted) -> list[Any]:
     if wanted.until is not None:
         found.append(report.c.time < wanted.until)
     return found
+
+
+def beginning(column: Any, part: str) -> Any:
+    """Return the condition that an id begins with a part of one, for an index.
+
+    Args:
+        column: The ids.
+        part: As people paste it.
+
+    Returns:
+        The condition; None if the part is empty.
+    """
+    bare = clean_id(part).removeprefix("oops-")
+    begins = {part.strip(), f"OOPS-{bare}" if bare else "", bare} - {""}
+    ranges = [(column >= one) & (column < one + _LAST) for one in begins]
+    return or_(*ranges) if ranges else None
