@@ -18,6 +18,7 @@ The public names; everything else may change in any release:
     Repository         keeps reports in a database, SQLite or PostgreSQL
     Receiver           takes reports from a queue in a program without a worker
     Topology           the exchanges, queues and consumers of a topology file
+    url                the address of a report's page, where OOPS_WEB_URL is set
 
 `oops_celery.testing` collects an application's reports in its tests.
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from oops_celery.receiving.receiver import Receiver
     from oops_celery.repository.folder import FolderPublisher
     from oops_celery.repository.store import Repository
+    from oops_celery.settings.links import url
     from oops_celery.topology.model import Topology
 
 __version__ = "0.1.0"
@@ -53,6 +55,7 @@ __all__ = [
     "publisher",
     "report_failures",
     "scrub",
+    "url",
 ]
 
 #: Where each public name lives.
@@ -68,6 +71,7 @@ _HOMES = {
     "Repository": "oops_celery.repository.store",
     "scrub": "oops_celery.publishing.scrubbing",
     "Topology": "oops_celery.topology.model",
+    "url": "oops_celery.settings.links",
 }
 
 

@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -23,11 +23,12 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from oops_celery.broker_url import check_other_url, heartbeat_of, whole_number
+from oops_celery.broker_url import check_other_url, heartbeat_of
 from oops_celery.broker_url import hide_password as hide_password
 from oops_celery.broker_url import parse_rabbitmq_url as parse_rabbitmq_url
 from oops_celery.errors import SettingsError
 from oops_celery.settings import repository_url
+from oops_celery.settings.values import OWN, IPNetwork
 
 #: The default broker, as in amqp-dispatcher.
 DEFAULT_BROKER_URL = "amqp://guest:guest@localhost:5672/"
@@ -73,6 +74,19 @@ class Settings:
     shutdown_timeout: float = 30.0
     #: Bytes of the largest report. RabbitMQ 4 accepts 16 MiB by default.
     max_size: int = 16 * 1024 * 1024
+    #: The URL of the pages, of `oops-celery web`: a report's page is URL/ID.
+    web_url: str | None = None
+    #: Who may log in there: a file of htpasswd's; else a header that a proxy in these
+    #: networks sets.
+    web_htpasswd: str | None = None
+    web_trust_header: str | None = None
+    web_trusted_proxy: tuple[IPNetwork, ...] = ()
+    #: Whether everybody may read the pages.
+    web_public: bool = False
+    #: What signs the cookies of logins; None makes a new one for each process.
+    web_secret: str | None = field(default=None, repr=False)
+    #: Folder of reports that programs on this machine could not send yet.
+    spool: str | None = None
     #: Celery's settings by Celery's own (lower case) names.
     celery: Mapping[str, Any] = field(default_factory=dict, repr=False)
     #: Names that were found and do not count.
@@ -82,67 +96,6 @@ class Settings:
     def files_letters(self) -> bool:
         """Whether there is a database for dead letters, and they go there."""
         return self.file_dead_letters and repository_url.is_url(self.repository)
-
-
-def _seconds(value: Any) -> float:
-    number = float(value)
-    if not 0 < number < 3600 or isinstance(value, bool):
-        raise ValueError
-    return number
-
-
-def _truth(value: Any) -> bool:
-    known = {"true": True, "1": True, "false": False, "0": False}
-    if isinstance(value, bool):
-        return value
-    return known[str(value).strip().lower()]
-
-
-def _name(value: Any) -> str:
-    if not isinstance(value, str) or len(value.encode()) > 255:
-        raise ValueError
-    return value
-
-
-def _path(value: Any) -> str:
-    text = os.fspath(value)
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise ValueError
-    return text
-
-
-def _repository(value: Any) -> str:
-    text = _path(value)
-    return repository_url.check(text) if repository_url.is_url(text) else text
-
-
-def _reference(value: Any) -> str:
-    module, _, attribute = value.partition(":")
-    if not all(part.isidentifier() for part in (*module.split("."), attribute)):
-        raise ValueError
-    return str(value)
-
-
-#: The reader of each setting of ours, and what its value must be.
-_OWN: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "topology": (_path, "the path of a YAML file"),
-    "repository": (
-        _repository,
-        f"the URL of a database, {repository_url.FORMS}, or the path of a folder",
-    ),
-    "keep_days": (whole_number, "a whole number of days, 0 for no limit"),
-    "keep_bytes": (whole_number, "a whole number of bytes, 0 for no limit"),
-    "keep_per_group": (whole_number, "a whole number of reports, 0 for no limit"),
-    "file_dead_letters": (_truth, "true or false"),
-    "config": (_reference, "package.module:attribute, the place of an oops.Config"),
-    "exchange": (_name, "a name of at most 255 bytes"),
-    "routing_key": (_name, "a name of at most 255 bytes"),
-    "queue": (_name, "a name of at most 255 bytes"),
-    "max_retries": (whole_number, "a whole number of times, 0 or more"),
-    "publish_timeout": (_seconds, "a number of seconds over 0"),
-    "shutdown_timeout": (_seconds, "a number of seconds over 0"),
-    "max_size": (whole_number, "a whole number of bytes"),
-}
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -160,27 +113,27 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         if not name.startswith(PREFIX):
             continue
         key = name[len(PREFIX) :].lower()
-        if key in _OWN:
+        if key in OWN:
             own[key] = _own_setting(name, value, "celeryconfig")
         elif key in _celery_options():
             if _has_effect(name):
                 _check(name, value, key)
                 celery[key] = value
         else:
-            unknown = _unknown(name, {*_OWN, *_celery_options()})
+            unknown = _unknown(name, {*OWN, *_celery_options()})
             raise SettingsError(f"celeryconfig: {unknown}")
     for name, text in environ.items():
         if not text and name not in MAY_BE_EMPTY:
             continue
         key = name[len(PREFIX) :].lower() if name.startswith(PREFIX) else ""
-        if key in _OWN:
+        if key in OWN:
             own[key] = _own_setting(name, text, "environment")
         elif key and key in _celery_options():
             if _has_effect(name):
                 celery[key] = _from_text(name, text, _celery_options()[key])
                 _check(name, celery[key], key)
-        elif key and _close(name, {*_OWN, *_celery_options()}):
-            unknown = _unknown(name, {*_OWN, *_celery_options()})
+        elif key and _close(name, {*OWN, *_celery_options()}):
+            unknown = _unknown(name, {*OWN, *_celery_options()})
             logger.warning("environment: %s", unknown)
     if celery:
         from oops_celery.settings import celery_settings
@@ -255,12 +208,14 @@ def _celeryconfig(environ: Mapping[str, str]) -> ModuleType | None:
 
 
 def _own_setting(name: str, value: Any, place: str) -> Any:
-    reader, expected = _OWN[name[len(PREFIX) :].lower()]
+    reader, expected = OWN[name[len(PREFIX) :].lower()]
     try:
         return reader(value)
     except (ValueError, TypeError, AttributeError, LookupError, OSError):
-        if name == "OOPS_REPOSITORY" and isinstance(value, str):
+        if name in ("OOPS_REPOSITORY", "OOPS_WEB_URL") and isinstance(value, str):
             value = repository_url.without_password(value)
+        elif name == "OOPS_WEB_SECRET":
+            value = "***"
         raise SettingsError(f"{name}={value!r} ({place}): must be {expected}") from None
 
 

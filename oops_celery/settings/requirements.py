@@ -30,6 +30,11 @@ _NAMES = "PyYAML and pydantic"
 _DATABASE = ("sqlalchemy", "alembic", "zstandard")
 _DATABASE_NAMES = "SQLAlchemy, Alembic and zstandard"
 
+#: The packages behind the pages.
+_WEB = ("starlette", "uvicorn", "jinja2", "multipart", "itsdangerous", "bcrypt")
+_WEB_NAMES = "Starlette, uvicorn and Jinja2"
+INSTALL_WEB = "pip install 'celery-oops[web]'"
+
 
 def check_worker() -> None:
     """Check that a worker can run here.
@@ -62,9 +67,13 @@ def numbers(version: str) -> tuple[int, ...]:
 def missing(error: ImportError, what: str) -> SettingsError | None:
     """Return an error that says what to install, if a missing package is the cause."""
     name = (error.name or "").partition(".")[0]
-    for packages, names in ((_OPTIONAL, _NAMES), (_DATABASE, _DATABASE_NAMES)):
+    for packages, names, install in (
+        (_OPTIONAL, _NAMES, INSTALL),
+        (_DATABASE, _DATABASE_NAMES, INSTALL),
+        (_WEB, _WEB_NAMES, INSTALL_WEB),
+    ):
         if name in packages:
-            return SettingsError(f"{what} needs {names}: {INSTALL}")
+            return SettingsError(f"{what} needs {names}: {install}")
     return None
 
 
