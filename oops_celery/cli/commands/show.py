@@ -90,6 +90,7 @@ def show_found(found: list[Found], as_json: bool, raw: bool) -> int:
 
     from oops_celery import wire
     from oops_celery.cli.views import report as details
+    from oops_celery.wire.as_json import as_json as json_of
 
     # Reports first: another message may have the same id.
     found = sorted(found, key=lambda one: not one.is_report)
@@ -104,7 +105,7 @@ def show_found(found: list[Found], as_json: bool, raw: bool) -> int:
     except wire.Undecodable as error:
         say_error(f"{found[0].id}: {error}")
         return 1
-    click.echo(details.as_json(report))
+    click.echo(json_of(report))
     return 0
 
 

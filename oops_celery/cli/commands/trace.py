@@ -260,7 +260,7 @@ def _print_json(body: bytes) -> None:
     import json
 
     from oops_celery import wire
-    from oops_celery.cli.views.report import as_json_value
+    from oops_celery.wire.as_json import as_json_value
 
     click.echo(json.dumps(as_json_value(wire.decode(body))))
 

@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from oops_celery.cli.console import escaped, say
-from oops_celery.cli.views.report import age, age_in_seconds, as_json_value
+from oops_celery.cli.views.report import age, age_in_seconds
 from oops_celery.dead_letters.letter import Letter
 from oops_celery.dead_letters.letters import LetterGroup
+from oops_celery.wire.as_json import as_json_value
 
 #: Columns of a table that has room for whole ids.
 WIDE = 110

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
@@ -16,6 +15,8 @@ from oops_celery import wire
 from oops_celery.cli.console import escaped, say
 from oops_celery.dead_letters.letter import Letter
 from oops_celery.dead_letters.search import Found
+from oops_celery.settings.links import url
+from oops_celery.wire.as_json import printable, shown
 
 #: Columns of a bar in the timeline.
 BAR = 20
@@ -29,34 +30,6 @@ BODY_SHOWN = 400
 #: Keys with their own place; any other key is shown as it is.
 _HEADING = ("type", "value")
 _SECTIONS = ("tb_text", "req_vars", "timeline")
-
-
-def as_json_value(value: Any, depth: int = 0) -> Any:
-    """Return a value for JSON: times in ISO 8601, bytes and others as text."""
-    if value is None or isinstance(value, (bool, int)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, (Mapping, list, tuple)):
-        if depth > wire.MAX_DEPTH:  # another program's report may be
-            return f"<nested deeper than {wire.MAX_DEPTH} levels>"
-        if isinstance(value, Mapping):
-            return {
-                _printable(key): as_json_value(value[key], depth + 1) for key in value
-            }
-        return [as_json_value(one, depth + 1) for one in value]
-    return value.isoformat() if isinstance(value, datetime) else _printable(value)
-
-
-def _printable(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.decode(errors="backslashreplace")
-    return str(value).encode("utf-8", "backslashreplace").decode()
-
-
-def as_json(value: Any) -> str:
-    """Return a value as JSON text."""
-    return json.dumps(as_json_value(value), indent=2)
 
 
 def age_in_seconds(time: datetime) -> int:
@@ -88,12 +61,14 @@ def print_reports(console: Console, found: list[Found]) -> None:
         report = found[0].report()
     except wire.Undecodable as error:
         _print_heading(console, f"{found[0].id}: {error}")
-        _say(console, "it starts with", _printable(found[0].body[:BODY_SHOWN]))
+        _say(console, "it starts with", printable(found[0].body[:BODY_SHOWN]))
     else:
-        kind, value = (_shown(report.get(name)) for name in _HEADING)
+        kind, value = (shown(report.get(name)) for name in _HEADING)
         heading = f"{kind}: {value}" if kind and value else kind or value or "report"
         _print_heading(console, heading)
         _say(console, "id", found[0].id)
+        if link := url(found[0].id):
+            _say(console, "page", link)
         fields(console, report)
     for place in found:
         _say(console, "found in", _place(place))
@@ -103,7 +78,7 @@ def print_reports(console: Console, found: list[Found]) -> None:
         if not report and place.headers:
             _section(console, "Headers")
             for name in place.headers:
-                _say(console, f"  {name}", _shown(place.headers[name]))
+                _say(console, f"  {name}", shown(place.headers[name]))
     _print_traceback(console, "Traceback", report.get("tb_text"))
     _print_variables(console, report.get("req_vars"))
     _print_timeline(console, report.get("timeline"))
@@ -118,7 +93,7 @@ def fields(console: Console, report: Mapping[str, Any]) -> None:
     for name, value in report.items():
         elsewhere = name in ("id", *_HEADING, *_SECTIONS)
         if not elsewhere and value not in (None, "", [], {}):
-            _say(console, str(name), _shown(value))
+            _say(console, str(name), shown(value))
 
 
 def _print_heading(console: Console, text: str) -> None:
@@ -156,13 +131,6 @@ def _say(console: Console, name: str, value: str) -> None:
     say(console, value, f"{escaped(name, console.encoding)}: ", "cyan")
 
 
-def _shown(value: Any) -> str:
-    value = as_json_value(value)
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
 def _print_traceback(console: Console, title: str, text: Any) -> None:
     if not isinstance(text, str) or not text.strip():
         return
@@ -182,11 +150,11 @@ def _print_traceback(console: Console, title: str, text: Any) -> None:
 def _print_variables(console: Console, variables: Any) -> None:
     """Show request variables: a dict, or pairs as in old oops_datedir_repo files."""
     pairs = variables.items() if isinstance(variables, Mapping) else variables
-    shown = [pair for pair in _rows(pairs) if len(pair) == 2]
-    if shown:
+    known = [pair for pair in _rows(pairs) if len(pair) == 2]
+    if known:
         _section(console, "Request variables")
-    for name, value in shown:
-        _say(console, f"  {_shown(name)}", _shown(value))
+    for name, value in known:
+        _say(console, f"  {shown(name)}", shown(value))
 
 
 def _print_timeline(console: Console, timeline: Any) -> None:
@@ -200,7 +168,7 @@ def _print_timeline(console: Console, timeline: Any) -> None:
     for row in rows:
         start, stop = float(row[0]), float(row[1])
         bar = _bar(start - begin, max(stop - start, 0), length, console.encoding)
-        words = " ".join(_shown(one) for one in row[2:4])
+        words = " ".join(shown(one) for one in row[2:4])
         text = f" {max(stop - start, 0):6g} ms at {start:g}: {words}"
         say(console, text, f"  {bar}", "green")
 
