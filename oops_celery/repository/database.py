@@ -44,13 +44,14 @@ _HAS_TABLES = {
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-def engine_of(url: str, *, writes: bool = True) -> Engine:
+def engine_of(url: str, *, writes: bool = True, pooled: bool = False) -> Engine:
     """Return SQLAlchemy's engine for a database.
 
     Args:
         url: From `repository_url.check`.
         writes: Whether transactions write: with SQLite such a one waits for its turn
             when it begins. Without, a missing file is not made.
+        pooled: Whether connections for reading are kept.
 
     Raises:
         RepositoryError: The file is on another machine, or is missing.
@@ -70,7 +71,7 @@ def engine_of(url: str, *, writes: bool = True) -> Engine:
                 "connect_timeout": CONNECT_TIMEOUT,
                 "application_name": "oops-celery",
             },
-            **({} if writes else {"poolclass": NullPool}),
+            **({} if writes or pooled else {"poolclass": NullPool}),
         )
     if kind := network_file_system(file):
         raise RepositoryError(
@@ -84,7 +85,8 @@ def engine_of(url: str, *, writes: bool = True) -> Engine:
     engine = sqlalchemy.create_engine(
         sqlalchemy.URL.create("sqlite", database=str(file)),
         hide_parameters=True,
-        poolclass=NullPool if not writes else None,
+        poolclass=None if writes or pooled else NullPool,
+        pool_recycle=60 if pooled else -1,  # another file may be put in its place
         connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False},
     )
 
@@ -112,15 +114,16 @@ class Reader:
 
     Args:
         url: From `repository_url.check`.
+        pooled: Whether to keep connections, for many questions by many threads.
 
     Raises:
         RepositoryError: The database cannot be used; by each method, too.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, pooled: bool = False) -> None:
         self.name = without_password(url)
         self._url = url
-        self._reads = engine_of(url, writes=False)
+        self._reads = engine_of(url, writes=False, pooled=pooled)
 
     def __enter__(self) -> Self:
         return self

@@ -93,6 +93,11 @@ def fingerprint(report: Mapping[str, Any]) -> Fingerprint:
     return Fingerprint(key, kind, topic, place, value)
 
 
+def is_installed(file: str) -> bool:
+    """Return whether a file is of a package or of Python, not the application's."""
+    return bool(_INSTALLED.search(file))
+
+
 def innermost(traceback: str) -> str:
     r"""Return ``file:function`` of the application's innermost frame.
 
@@ -109,7 +114,7 @@ def innermost(traceback: str) -> str:
     ]
     if not frames:
         return ""
-    own = (one for one in reversed(frames) if not _INSTALLED.search(one[0]))
+    own = (one for one in reversed(frames) if not is_installed(one[0]))
     file, function = next(own, frames[-1])
     return f"{_RELEASE.sub('<release>', file)}:{function}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import date, datetime, time, timedelta, timezone
 from fnmatch import fnmatchcase
 from typing import Any
@@ -15,7 +16,13 @@ from oops_celery.repository.groups import HOUR, Group, hour_start
 from oops_celery.repository.reader import Overview, Stored
 from oops_celery.repository.row import unpacked
 from oops_celery.repository.schema import group_day, group_hour, report, report_group
-from oops_celery.repository.search import Summary, Wanted, beginning, conditions
+from oops_celery.repository.search import (
+    Neighbours,
+    Summary,
+    Wanted,
+    beginning,
+    conditions,
+)
 from oops_celery.wire.ids import clean_id, is_whole
 
 #: Most reports to find by a part of an id.
@@ -120,15 +127,19 @@ class Reports(Reader):
         overview.groups.sort(key=lambda group: (group.count, group.last), reverse=True)
         return overview
 
-    def group(self, number: int) -> Group | None:
+    def group(self, number: int, by_hour: bool = True) -> Group | None:
         """Return a group with all that was ever counted; None if there is none.
 
         Args:
             number: `Group.id`.
+            by_hour: As of `overview`.
         """
         row = select(report_group).where(report_group.c.id == number)
         counts = select(group_hour.c.hour, group_hour.c["count"])
         counts = counts.where(group_hour.c.group_id == number)
+        if not by_hour:
+            counts = select(group_day.c.day * 24, group_day.c["count"])
+            counts = counts.where(group_day.c.group_id == number)
         with self._reading() as connection:
             one = connection.execute(row).first()
             if one is None:
@@ -195,7 +206,7 @@ class Reports(Reader):
             after: The last one of the page before.
             limit: Most to return.
         """
-        query = select(*_SUMMARY).where(*conditions(wanted))
+        query = select(*_SUMMARY)
         if after is not None:
             query = query.where(
                 tuple_(report.c.time, report.c.id)
@@ -204,9 +215,48 @@ class Reports(Reader):
                     literal(after.id, report.c.id.type),
                 )
             )
-        query = query.order_by(report.c.time.desc(), report.c.id.desc()).limit(limit)
+        newest = (report.c.time.desc(), report.c.id.desc())
+        query = query.order_by(*newest).limit(limit)
+        # One query for each type: its index has them in the order of time.
+        each = [replace(wanted, types=(one,)) for one in wanted.types] or [wanted]
+        found: list[Summary] = []
         with self._reading() as connection:
-            return [Summary(*one) for one in connection.execute(query)]
+            for one in each:
+                rows = connection.execute(query.where(*conditions(one)))
+                found += [Summary(*row) for row in rows]
+        found.sort(key=lambda one: (one.time, one.id), reverse=True)
+        return found[:limit]
+
+    def types(self) -> list[str]:
+        """Return the types of all groups, the latest first."""
+        query = select(report_group.c.type).group_by(report_group.c.type)
+        query = query.order_by(func.max(report_group.c.last_seen).desc())
+        with self._reading() as connection:
+            return list(connection.scalars(query))
+
+    def neighbours(self, report_id: str, time: datetime) -> Neighbours | None:
+        """Return what is beside a report in its group; None if it is not stored.
+
+        Args:
+            report_id: The report's id.
+            time: Its time.
+        """
+        this = (report.c.time, report.c.id)
+        at = (literal(time, this[0].type), literal(report_id, this[1].type))
+        query = select(report.c.group_id)
+        query = query.where(report.c.id == report_id, report.c.time == time)
+        with self._reading() as connection:
+            group = connection.scalar(query)
+            if group is None:
+                return None
+            there = select(report.c.id).where(report.c.group_id == group).limit(1)
+            before = there.where(tuple_(*this) < tuple_(*at))
+            after = there.where(tuple_(*this) > tuple_(*at))
+            return Neighbours(
+                group,
+                connection.scalar(before.order_by(*(one.desc() for one in this))),
+                connection.scalar(after.order_by(*this)),
+            )
 
     def count(self) -> int:
         """Return the number of all reports that were ever stored."""

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 #: The newest revision in `migrations`.
-HEAD = "0004"
+HEAD = "0005"
 
 
 class UTC(TypeDecorator[datetime]):
@@ -78,6 +78,7 @@ report = Table(
     Column("body", LargeBinary, nullable=False),
     Index("report_time", "time"),
     Index("report_group_time", "group_id", "time"),
+    Index("report_type_time", "type", "time"),
 )
 
 #: Reports of the same failure; see `fingerprint`.

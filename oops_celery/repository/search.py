@@ -21,7 +21,7 @@ class Wanted:
 
     Attributes:
         group: The number of their group.
-        type: The exception's type.
+        types: The exception's types: one of them.
         topic: The topic.
         reporter: The reporter.
         value: A part of the exception's value, in any case.
@@ -30,12 +30,26 @@ class Wanted:
     """
 
     group: int | None = None
-    type: str | None = None
+    types: tuple[str, ...] = ()
     topic: str | None = None
     reporter: str | None = None
     value: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+
+
+class Neighbours(NamedTuple):
+    """The reports beside one in its group; None where there is none.
+
+    Attributes:
+        group_id: The group's number.
+        before: The id of the one before.
+        after: The id of the one after.
+    """
+
+    group_id: int
+    before: str | None
+    after: str | None
 
 
 class Summary(NamedTuple):
@@ -57,12 +71,13 @@ def conditions(wanted: Wanted) -> list[Any]:
         report.c[name] == value
         for name, value in (
             ("group_id", wanted.group),
-            ("type", wanted.type),
             ("topic", wanted.topic),
             ("reporter", wanted.reporter),
         )
         if value is not None
     ]
+    if wanted.types:
+        found.append(report.c.type.in_(wanted.types))
     if wanted.value is not None:
         part = wanted.value.lower()
         inside = func.lower(report.c.value).contains(part, autoescape=True)

@@ -304,7 +304,7 @@ def test_a_part_of_the_groups(keep: Callable[..., str], database: str) -> None:
     )["groups"]
     assert (late["new"], late["state"], late["place"]) == (True, "open", "")
     with Reports(database) as reports:
-        (summary,) = reports.search(Wanted(type="LateError"))
+        (summary,) = reports.search(Wanted(types=("LateError",)))
     assert (late["id"], late["example_value"]) == (summary.group_id, "late 17")
     said = call("report", "--date", "2026-03-05", "--since", "2026-03-05T13:59")
     assert said.stdout.split("\t")[0] == "1"
@@ -330,7 +330,7 @@ def test_many_days_are_counted_by_day(keep: Callable[..., str]) -> None:
     assert {line[3]: int(line[0]) for line in lines} == by_hour
     assert sum(by_hour.values()) == 30
     assert call(*days, "--html", "x.html").exit_code == 0
-    assert "Reports by the day" in Path("x.html").read_text()
+    assert "By day" in Path("x.html").read_text()
 
 
 def test_copy_and_regroup_are_commands(

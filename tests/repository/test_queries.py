@@ -44,15 +44,15 @@ def test_each_condition_holds(repository: Repository, database: str) -> None:
 
     everything = list(range(39, -1, -1))
     assert ids() == everything
-    assert ids(type="E1") == [one for one in everything if one % 2]
+    assert ids(types=("E1",)) == [one for one in everything if one % 2]
     assert ids(topic="t2", reporter="r1") == [
         one for one in everything if one % 3 == 2 and one % 4 == 1
     ]
     assert ids(value="100% of item_3") == [39, 38, 37, 36, 35, 34, 33, 32, 31, 30, 3]
     assert ids(value="item%3") == []  # no wildcards
     assert ids(since=NOON + timedelta(hours=108)) == [39, 38, 37, 36]
-    assert ids(until=NOON + timedelta(hours=6), type="E0") == [0]
-    assert ids(type="E") == []
+    assert ids(until=NOON + timedelta(hours=6), types=("E0",)) == [0]
+    assert ids(types=("E",)) == []
 
 
 def test_pages_have_each_report_once(repository: Repository, database: str) -> None:
@@ -67,7 +67,7 @@ def test_pages_have_each_report_once(repository: Repository, database: str) -> N
 
 def test_a_group_and_its_state(repository: Repository, database: str) -> None:
     with Reports(database) as reports:
-        group = reports.search(Wanted(type="E1"))[0].group_id
+        group = reports.search(Wanted(types=("E1",)))[0].group_id
         members = reports.search(Wanted(group=group), limit=100)
     assert {one.type for one in members} == {"E1"}
 
@@ -93,7 +93,7 @@ def test_a_group_has_all_that_was_counted(
     repository: Repository, database: str
 ) -> None:
     with Reports(database) as reports:
-        number = reports.search(Wanted(type="E1", topic="t2"))[0].group_id
+        number = reports.search(Wanted(types=("E1",), topic="t2"))[0].group_id
         group = reports.group(number)
         assert reports.group(10**6) is None
         days = reports.overview(NOON.date() + timedelta(days=4), 5).groups

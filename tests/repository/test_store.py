@@ -320,6 +320,7 @@ def test_an_upgrade_counts_by_day_what_was_counted_by_hour(
     before = counts(repository)
     with repository.engine().begin() as connection:
         connection.execute(sqlalchemy.text("DROP TABLE group_day"))
+        connection.execute(sqlalchemy.text("DROP INDEX report_type_time"))
         connection.execute(
             sqlalchemy.text("UPDATE alembic_version SET version_num = '0003'")
         )
