@@ -51,6 +51,9 @@ class Choice:
         since: Parked since then.
         until: Parked before then.
         queue: The queue of dead letters that they were in.
+        group: Type, reason with placeholders, and queue, of `LetterGroup`.
+        up_to: Their highest number: those that were filed later have higher ones.
+        numbers: These alone.
     """
 
     type: str | None = None
@@ -58,6 +61,9 @@ class Choice:
     since: datetime | None = None
     until: datetime | None = None
     queue: str | None = None
+    group: tuple[str, str, str] | None = None
+    up_to: int | None = None
+    numbers: tuple[int, ...] | None = None
 
     def takes(self, kind: str, reason: str) -> bool:
         """Return whether a letter's type and reason match the patterns."""
@@ -78,6 +84,7 @@ class LetterGroup:
         first: When the first one was parked, in UTC.
         last: When the last one was parked, in UTC.
         example: The id of one of them.
+        up_to: Their highest number.
     """
 
     type: str
@@ -87,13 +94,14 @@ class LetterGroup:
     first: datetime
     last: datetime
     example: str
+    up_to: int
 
 
 class Letters(Reader):
     """The dead letters in a database."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
+    def __init__(self, url: str, pooled: bool = False) -> None:
+        super().__init__(url, pooled)
         self._writes: Engine | None = None
 
     def __exit__(self, *_: object) -> None:
@@ -111,10 +119,19 @@ class Letters(Reader):
 
     # Reading.
 
-    def choose(self, choice: Choice) -> list[Letter]:
-        """Return the letters of a choice, the oldest first, without tracebacks."""
+    def choose(
+        self, choice: Choice, limit: int | None = None, skip: int = 0
+    ) -> list[Letter]:
+        """Return the letters of a choice, the oldest first, without tracebacks.
+
+        Args:
+            choice: Which; with a limit, without patterns.
+            limit: Most to return.
+            skip: How many to leave out first.
+        """
         query = select(*_INDEX).where(*_conditions(choice))
         query = query.order_by(dead_letter.c.parked_at, dead_letter.c.number)
+        query = query.limit(limit).offset(skip or None)
         with self._reading() as connection:
             return [
                 _letter(one)
@@ -134,6 +151,7 @@ class Letters(Reader):
                 func.min(dead_letter.c.parked_at).label("first"),
                 func.max(dead_letter.c.parked_at).label("last"),
                 func.max(dead_letter.c.id).label("example"),
+                func.max(dead_letter.c.number).label("up_to"),
             )
             .where(*_conditions(choice))
             .group_by(*columns)
@@ -145,12 +163,13 @@ class Letters(Reader):
                 if not choice.takes(one.type, reason):
                     continue
                 key = (one.type, one.reason_group, one.queue)
-                new = LetterGroup(*key, one._mapping["count"], *one[-3:])
+                new = LetterGroup(*key, one._mapping["count"], *one[-4:])
                 old = found.setdefault(key, new)
                 if old is not new:
                     old.count += new.count
                     old.first = min(old.first, new.first)
                     old.last = max(old.last, new.last)
+                    old.up_to = max(old.up_to, new.up_to)
         return sorted(found.values(), key=lambda one: (-one.count, one.first))
 
     def find(self, part: str) -> list[Letter]:
@@ -273,4 +292,15 @@ def _conditions(choice: Choice) -> list[Any]:
         conditions.append(dead_letter.c.parked_at < choice.until)
     if choice.queue is not None:
         conditions.append(dead_letter.c.queue == choice.queue)
+    if choice.group is not None:
+        kind, reason, queue = choice.group
+        conditions += [
+            dead_letter.c.type == kind,
+            dead_letter.c.reason_group == reason,
+            dead_letter.c.queue == queue,
+        ]
+    if choice.up_to is not None:
+        conditions.append(dead_letter.c.number <= choice.up_to)
+    if choice.numbers is not None:
+        conditions.append(dead_letter.c.number.in_(choice.numbers))
     return conditions
