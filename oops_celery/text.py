@@ -1,4 +1,4 @@
-"""Words that many messages need: counts and suggestions."""
+"""Words that many messages need: counts, and text that is safe to show."""
 
 from __future__ import annotations
 
@@ -10,3 +10,15 @@ def counted(number: int, noun: str) -> str:
     ('no mistakes', '1 mistake')
     """
     return f"{f'{number:,}' if number else 'no'} {noun}{'' if number == 1 else 's'}"
+
+
+def printable(text: str) -> str:
+    r"""Return a text with escapes in place of control and invisible characters.
+
+    >>> print(printable("one\ntwo"))
+    one\ntwo
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in text
+    )

@@ -11,6 +11,8 @@ from contextlib import contextmanager, redirect_stdout
 from rich.console import Console
 from rich.text import Text
 
+from oops_celery.text import printable
+
 #: Least columns of a line, however narrow the terminal claims to be.
 MIN_WIDTH = 20
 
@@ -39,11 +41,7 @@ def say(console: Console, text: str, label: str = "", style: str = "") -> None:
 
 def escaped(text: str, encoding: str = "utf-8") -> str:
     """Return a text without control characters, which `encoding` can encode."""
-    safe = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode()
-        for char in text
-    )
-    return safe.encode(encoding, "backslashreplace").decode(encoding)
+    return printable(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 @contextmanager

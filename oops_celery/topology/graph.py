@@ -24,6 +24,12 @@ class Node:
     name: str
     note: str = ""
 
+    @property
+    def title(self) -> str:
+        """Its name, after its kind if the name alone does not tell it."""
+        told = self.kind in ("program", "worker")
+        return self.name if told else f"{self.kind} {self.name}"
+
 
 @dataclass(frozen=True)
 class Edge:

@@ -5,6 +5,7 @@ See https://mermaid.js.org/syntax/flowchart.html.
 
 from __future__ import annotations
 
+from oops_celery.text import printable
 from oops_celery.topology.graph import Flow, Node
 
 #: The shape of each kind of node.
@@ -34,14 +35,9 @@ def mermaid(graph: Flow) -> str:
 
 
 def _label(node: Node) -> str:
-    kind = "" if node.kind in ("program", "worker") else f"{node.kind} "
     note = f"<br/>{_quoted(node.note)}" if node.note else ""
-    return _quoted(f"{kind}{node.name}") + note
+    return _quoted(node.title) + note
 
 
 def _quoted(text: str) -> str:
-    safe = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode()
-        for char in text
-    )
-    return safe.translate(_CODES)
+    return printable(text).translate(_CODES)

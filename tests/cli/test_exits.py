@@ -60,7 +60,7 @@ PRINTING = [
     "schema",
     "validate t.yml",
     "topology show",
-    "topology graph --svg -",
+    "topology graph --dot",
     "doctor --json",
     "metrics --once",
     "report --json",

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import uuid
-import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,14 +18,17 @@ from typing import Any
 
 import amqp
 import kombu
+import pydot
 import pytest
 from click.testing import CliRunner
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from oops_celery.cli import main
+from oops_celery.topology.dot import dot
 from oops_celery.topology.graph import Edge, Flow, duration, flow
 from oops_celery.topology.graph import Node as Place
 from oops_celery.topology.model import Topology
-from oops_celery.topology.svg import svg
 from tests.support import Node, environment
 from tests.support.management import management_url
 
@@ -395,10 +397,11 @@ def test_control_characters_of_a_file_are_shown_not_sent(
     names.write(
         'queues: [{queue: "a\\e[2Jb\\nc", x_dead_letter_exchange: "\\e[31m"}]\n'
     )
-    for subcommand in (["show"], ["graph"], ["graph", "--svg", "-"]):
+    for subcommand in (["show"], ["graph"], ["graph", "--dot"]):
         done = command(*subcommand, "--file", "t.yml")
         assert done.returncode == 0, done.stderr
-        assert "a\\x1b[2Jb\\nc" in done.stdout.replace("#92;", "\\")
+        said = done.stdout.replace("#92;", "\\").replace("\\\\", "\\")
+        assert "a\\x1b[2Jb\\nc" in said
         assert all(char.isprintable() or char == "\n" for char in done.stdout)
 
 
@@ -464,55 +467,55 @@ def test_graph_is_mermaid_text(command: Command) -> None:
     assert used == set(ids)
 
 
-def test_graph_as_an_svg_has_every_place_and_way(
-    names: Names, command: Command, tmp_path: Path
-) -> None:
+def drawn(text: str) -> pydot.Dot:
+    """Return what Graphviz would read of a DOT text."""
+    graphs = pydot.graph_from_dot_data(text)
+    assert graphs is not None, text
+    (graph,) = graphs
+    return graph
+
+
+def test_graph_as_dot_has_every_place_and_way(names: Names, command: Command) -> None:
     file = names.write(EVERYTHING.replace("NAME.in,", '"<in> & \\"out\\"",'))
-    done = command("graph", "--file", file, "--svg", "t.svg")
-    assert (done.returncode, done.stdout) == (0, "")
-    root = ET.parse(tmp_path / "t.svg").getroot()
-    space = {"s": "http://www.w3.org/2000/svg"}
-    texts = {text.text for text in root.findall(".//s:text", space)}
-    assert 'exchange <in> & "out"' in texts
-    assert {f"queue {names.prefix}.a", "consumer work:One", "after 10 min"} <= texts
-    ways = root.findall(".//s:path[@class]", space)
-    assert len([w for w in ways if w.get("class") == "way"]) == 3
-    assert len([w for w in ways if w.get("class") == "way dies"]) == 2
-    assert not root.findall(".//*[@href]")
-    refused = command("graph", "--svg", "gone/t.svg")
-    assert refused.returncode == 2
-    assert "gone/t.svg: No such file or directory" in refused.stderr
+    done = command("graph", "--file", file, "--dot")
+    assert done.returncode == 0, done.stderr
+    graph = drawn(done.stdout)
+    labels = {node.get("label") for node in graph.get_nodes()}
+    assert any(r"exchange <in> &amp; \"out\"" in label for label in labels)
+    assert any(f"queue {names.prefix}.a" in label for label in labels)
+    styles = [edge.get("style") for edge in graph.get_edges()]
+    assert styles.count(None) == 3
+    assert styles.count("dashed") == 2
 
 
-def boxes(drawing: str) -> list[tuple[float, float, float, float]]:
-    found = re.findall(
-        r'<rect class="box \w+" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)"'
-        r' height="([\d.]+)"',
-        drawing,
-    )
-    return [(float(x), float(y), float(w), float(h)) for x, y, w, h in found]
+@given(st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=5, unique=True))
+@example(
+    [
+        '"',
+        "\\",
+        '\\"',
+        "<b>x</b>",
+        "a\nb",
+        "\u202ertl",
+        "\U0001f600",
+        "->",
+        "a;b",
+        "\\N",
+    ]
+)
+def test_no_name_changes_the_graph(texts: list[str]) -> None:
+    places = [Place("queue", text, text) for text in texts]
+    ways = [Edge(one, other, one.name) for one in places for other in places]
+    graph = drawn(dot(Flow(tuple(places), tuple(ways))))
+    assert len(graph.get_nodes()) == len(places)
+    assert len(graph.get_edges()) == len(ways)
 
 
-def test_places_of_a_drawing_lie_apart_and_inside_of_it() -> None:
-    """Also with circles, a way to itself and a hundred queues."""
-    queues = [Place("queue", f"queue {n}") for n in range(100)]
-    ring = [Edge(one, other) for one, other in zip(queues, queues[1:10] + queues[:1])]
-    fan = [Edge(queues[3], queue) for queue in queues[10:]]
-    own = [Edge(queues[5], queues[5], "again", dies=True)]
-    drawing = svg(Flow(tuple(queues), (*ring, *fan, *own)))
-    view = re.search(r'viewBox="0 0 (\d+) (\d+)"', drawing)
-    assert view
-    width, height = map(int, view.groups())
-    found = boxes(drawing)
-    assert len(found) == 100
-    for index, (x, y, w, h) in enumerate(found):
-        assert x >= 0
-        assert y >= 0
-        assert x + w <= width
-        assert y + h <= height
-        for x2, y2, w2, h2 in found[:index]:
-            apart = x + w <= x2 or x2 + w2 <= x or y + h <= y2 or y2 + h2 <= y
-            assert apart
+def test_the_option_of_before_says_what_to_do(command: Command) -> None:
+    for options in (["--svg", "t.svg"], ["--svg"]):
+        done = command("graph", *options)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "--dot | dot -Tsvg > topology.svg" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,6 +30,16 @@ json_option = click.option(
 )
 
 
+def _refuse_svg(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+    """End with the way out if the option of an earlier version is given."""
+    if value is not None:
+        raise click.UsageError(
+            "--svg is gone: Graphviz draws what --dot prints:"
+            f" {ctx.command_path} --dot | dot -Tsvg > topology.svg",
+            ctx,
+        )
+
+
 @click.group(
     cls=Group,
     name="topology",
@@ -41,7 +50,7 @@ json_option = click.option(
 Examples:
   oops-celery topology show
   oops-celery topology diff --file topology.yml
-  oops-celery topology graph --svg topology.svg
+  oops-celery topology graph --dot | dot -Tsvg > t.svg
 """,
 )
 def command() -> None:
@@ -81,42 +90,35 @@ def show(file: str | None, as_json: bool) -> None:
     "graph",
     short_help="Draw how messages flow, and where dead letters go.",
     help="""Draw how messages flow through a topology, and where dead letters go: as
-    Mermaid text, which GitHub and GitLab draw in Markdown, or as an SVG. No
-    broker is needed.
+    Mermaid text, which GitHub and GitLab draw in Markdown, or as DOT text, which
+    Graphviz draws. No broker is needed.
 
-    The exit code is 0; 2 when a file cannot be read or written.
+    The exit code is 0; 2 when the file cannot be used.
     """,
     epilog="""\b
 Examples:
   oops-celery topology graph > topology.mmd
-  oops-celery topology graph --svg topology.svg
+  oops-celery topology graph --dot | dot -Tsvg > t.svg
 """,
 )
 @file_option
+@click.option("--dot", "as_dot", is_flag=True, help="Print DOT text, for Graphviz.")
 @click.option(
     "--svg",
-    "svg_file",
-    type=click.Path(dir_okay=False, allow_dash=True),
-    metavar="FILE",
-    help="Write an SVG that needs no other file; - means standard output.",
+    is_flag=False,
+    flag_value="",
+    hidden=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_refuse_svg,
 )
-def graph(file: str | None, svg_file: str | None) -> None:
+def graph(file: str | None, as_dot: bool) -> None:
     """Draw the topology."""
+    from oops_celery.topology.dot import dot
+    from oops_celery.topology.mermaid import mermaid
+
     drawn = _flow(loaded(_app(), file))
-    if svg_file is None:
-        from oops_celery.topology.mermaid import mermaid
-
-        click.echo(mermaid(drawn), nl=False)
-        return
-    from oops_celery.topology.svg import svg
-
-    if svg_file == "-":
-        click.echo(svg(drawn), nl=False)
-        return
-    try:
-        Path(svg_file).write_text(svg(drawn), encoding="utf-8")
-    except OSError as error:
-        raise CannotTell(f"{svg_file}: {error.strerror}") from None
+    click.echo((dot if as_dot else mermaid)(drawn), nl=False)
 
 
 @command.command(

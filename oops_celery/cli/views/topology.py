@@ -173,13 +173,12 @@ def _more(thing: Exchange | Queue) -> str:
 
 
 def _named(console: Console, node: Node, edge: Edge | None = None) -> Text:
-    kind = "" if node.kind in ("program", "worker") else f"{node.kind} "
     text = Text()
     if edge is not None and edge.label:
         style = "red" if edge.dies else "dim"
         text.append(f"{escaped(edge.label, console.encoding)}: ", style)
-    name = escaped(node.name, console.encoding)
-    text.append(f"{kind}{name}", _STYLES.get(node.kind, ""))
+    title = escaped(node.title, console.encoding)
+    text.append(title, _STYLES.get(node.kind, ""))
     if node.note:
         text.append(f" ({escaped(node.note, console.encoding)})", "dim")
     return text
