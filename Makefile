@@ -66,8 +66,9 @@ flower: $(BASE)  ## Watch the reports on http://localhost:5555
 wheel: $(READY)  ## Build dist/celery_oops-VERSION-py3-none-any.whl, to install elsewhere
 	@$(BIN)/python -m build --wheel --outdir dist .
 
-screenshots: $(READY) rabbitmq chromium  ## Take those of docs/monitoring.md again
-	SCREENSHOTS=docs $(BIN)/python -m pytest -n 0 tests/journeys/test_flower_browser.py
+screenshots: $(READY) rabbitmq chromium  ## Take those of the docs again
+	SCREENSHOTS=docs $(BIN)/python -m pytest -n 0 tests/journeys/test_flower_browser.py \
+		tests/web/test_browser.py
 
 clean:  ## Remove what the other commands made
 	rm -rf $(VENV) var build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .nox
@@ -79,14 +80,14 @@ $(BASE): pyproject.toml constraints.txt
 		echo "oops-celery needs Python 3.10 or later; $(PYTHON) is older: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@echo "Setting up $(VENV), once; this takes a minute ..." >&2
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker]' oops-wsgi
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[web]' oops-wsgi
 	@touch $(BASE)
 
 $(READY): $(BASE)
 	@echo "Installing what the tests need, once; this takes a minute or two ..." >&2
 	@# pip 25.1 or later knows the dependency groups of pyproject.toml.
 	@$(BIN)/pip install --quiet --disable-pip-version-check 'pip>=25.1'
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --group dev -e '.[worker]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --group dev -e '.[web]'
 	@# For the tests, without the package bson that they ask for: PyMongo has that name.
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
 		--no-deps oops-amqp oops-datedir-repo
@@ -106,3 +107,4 @@ rabbitmq:
 
 chromium:
 	@tests/install-chromium
+	@tests/install-axe

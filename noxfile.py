@@ -95,7 +95,7 @@ def constraints() -> str:
     return str(path)
 
 
-def installs(celery: str = NEWEST, extra: str = "[worker]") -> list[list[str]]:
+def installs(celery: str = NEWEST, extra: str = "[web]") -> list[list[str]]:
     """Return what pip installs for a cell, one call an item."""
     limits = ["-c", constraints()]
     return [
@@ -116,7 +116,7 @@ def cell(session: nox.Session, name: str, celery: str = NEWEST) -> None:
     """Install one combination of versions, and run the tests on it."""
     record = begin(name)
     worker = celery >= WORKER_FROM
-    for words in installs(celery, "[worker]" if worker else ""):
+    for words in installs(celery, "[web]" if worker else ""):
         session.install(*words)
     tests = session.posargs or (WORKER if worker else PUBLISHER)
     session.run("python", "tests/matrix.py", record, *CHOSEN, *tests)

@@ -37,6 +37,7 @@ COMMANDS = (
     "topology",
     "trace",
     "validate",
+    "web",
 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import kombu
 import pytest
-from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
 from oops_celery import Publisher
@@ -21,6 +20,7 @@ from oops_celery.celery import app
 from oops_celery.transport.sender import Sender
 from oops_celery.wire.task import TASK_NAME, task_options
 from tests.support import Node, Worker, environment, eventually
+from tests.support.browser import start_browser
 from tests.support.management import management_url
 
 #: Where screenshots go: `make screenshots` says docs.
@@ -78,7 +78,7 @@ class Stage:
                 + ["flower", f"--port={port}", "--address=127.0.0.1"]
                 + [f"--broker_api={api.replace('//', f'//spy:{SECRET}@')}/api/"],
                 cwd=folder,  # without a flowerconfig.py: the package has one
-                env=environment(RABBITMQ_URL=url),
+                env=environment(RABBITMQ_URL=url, OOPS_WEB_URL="https://o.example"),
                 stdout=log,
                 stderr=log,
             )
@@ -119,19 +119,7 @@ def stage(rabbitmq: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (binary and driver):
-        pytest.fail("chromium or chromedriver is missing: run tests/install-chromium")
-    options = ChromeOptions()
-    options.binary_location = binary
-    for option in (
-        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
-        *("disable-background-networking", "disable-component-update"),
-        *("disable-sync", "disable-dev-shm-usage", "window-size=1500,800"),
-        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):
-        options.add_argument(f"--{option}")
-    browser = Chrome(options=options, service=ChromeService(driver))
+    browser = start_browser(tmp_path_factory.mktemp("chromium"))
     yield browser
     browser.quit()
 
@@ -177,7 +165,7 @@ def test_each_report_is_a_row_that_says_what_became_of_it(
     assert found[stage.kept][:3] == [
         "SUCCESS",
         f"ValueError, {summary}",
-        "kept",
+        f"kept: https://o.example/{stage.kept}",
     ]
     assert found[stage.filtered][0] == "SUCCESS"
     assert found[stage.filtered][2] == "filtered"

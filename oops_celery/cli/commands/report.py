@@ -250,10 +250,10 @@ def _iso(time: datetime) -> str:
 
 def _write_page(overview: Overview, file: str) -> None:
     from oops_celery.cli.broker import CannotTell
-    from oops_celery.cli.views.page import page
+    from oops_celery.web.export import export
 
     try:
-        Path(file).write_text(page(overview), encoding="utf-8")
+        Path(file).write_text(export(overview), encoding="utf-8")
     except OSError as error:
         raise CannotTell(
             f"{file} cannot be written: {error.strerror or error}"
