@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from oops_celery import url
+
 # Keep as many reports as a person looks back on.
 max_tasks = 10_000
 # The arguments (type, topic, reporter) say more than the task's name.
@@ -19,6 +21,8 @@ def format_task(task: Any) -> Any:
     if task.state == "SUCCESS":
         ids = re.sub(r"[\[\]']", "", task.result or "")
         kept = "kept" if ids == task.uuid else f"kept as {ids}"
+        if link := url(ids):
+            kept += f": {link}"
         task.result = "filtered" if ids == "None" else kept
     elif task.state == "RETRY":
         task.result = f"retried later: {reason}"

@@ -31,6 +31,7 @@ from oops_celery.publishing.task_runs import (
     run_of,
     with_requests,
 )
+from oops_celery.settings.links import url
 from oops_celery.transport import reentry
 
 if TYPE_CHECKING:
@@ -287,7 +288,8 @@ def _tell(
         if ids is None:
             logger.debug("task %s[%s] failed: its report was filtered", name, task_id)
         elif ids:
-            logger.error("task %s[%s] failed: %s", name, task_id, ids[-1])
+            found = url(ids[-1]) or ids[-1]
+            logger.error("task %s[%s] failed: %s", name, task_id, found)
         else:
             text = "task %s[%s] failed: its report is not published"
             logger.error(text, name, task_id)
