@@ -1,6 +1,6 @@
-"""``make run``: a worker, Flower, and a program that fails; every step is real.
+"""``make run``: a worker, the pages, Flower, and a program that fails; all is real.
 
-Shows each report's id, how to show it and its page in Flower, and ends on Ctrl-C. With
+Shows each report's id, how to show it and its page, and ends on Ctrl-C. With
 ``RABBITMQ_URL`` set it works through that RabbitMQ, else through a folder.
 """
 
@@ -22,6 +22,7 @@ from urllib.request import urlopen
 
 from rich.console import Console
 
+import oops_celery
 from oops_celery.repository.queries import Reports
 from oops_celery.settings import hide_password
 from oops_celery.settings import repository_url as urls
@@ -31,8 +32,10 @@ REPOSITORY = "sqlite:///var/oopses.db"
 #: Tells commands in other terminals, by celeryconfig.py, that the broker is a folder.
 EMBEDDED = VAR / "embedded.pid"
 FLOWER_PORT = 5555
+WEB_PORT = 8000
 ADDRESS = "--address=127.0.0.1"
 WORKER = ("--concurrency", "2", "--loglevel", "INFO")
+CELERY = ("celery", "-A", "oops_celery")
 COMMAND = ".venv/bin/oops-celery"
 
 #: Seconds that each step may take.
@@ -50,18 +53,18 @@ class Service:
     """A program that runs in the background, and writes to a log in ``./var``.
 
     Args:
-        name: Of its log.
-        arguments: Celery's.
         guard: Ends it if the tour is killed.
+        name: Of its log.
+        program: Beside Python, with its arguments.
     """
 
-    def __init__(self, guard: IO[str], name: str, *arguments: str) -> None:
+    def __init__(self, guard: IO[str], name: str, *program: str) -> None:
         self.log = VAR / f"{name}.log"
-        command = [str(Path(sys.executable).with_name("celery")), "-A", "oops_celery"]
+        command = [str(Path(sys.executable).with_name(program[0])), *program[1:]]
         with self.log.open("wb") as log:
             # A session of its own: Ctrl-C reaches the tour alone, which ends the rest.
             self.process = subprocess.Popen(
-                [*command, *arguments], stdout=log, stderr=log, start_new_session=True
+                command, stdout=log, stderr=log, start_new_session=True
             )
         print(self.process.pid, file=guard, flush=True)
 
@@ -116,7 +119,7 @@ def main() -> int:
             signal.signal(ending, signal.SIG_IGN)  # once is enough
         # The terminal may be gone, or whoever read: rich ends the program by that.
         with suppress(OSError, SystemExit):
-            console.print("\nEnding the worker and Flower ...")
+            console.print("\nEnding the worker, the pages and Flower ...")
         for service in services:
             service.stop()
         guard.stdin.close()
@@ -146,17 +149,21 @@ def choose_broker() -> None:
 
 def show(services: list[Service], guard: IO[str]) -> None:
     """Start everything, let the shop fail, and show what became of it."""
-    port = free_port()
-    with console.status("Starting the worker and Flower ..."):
-        worker = Service(guard, "worker", "worker", *WORKER)
+    port, web_port = free_port(FLOWER_PORT), free_port(WEB_PORT)
+    pages = os.environ["OOPS_WEB_URL"] = f"http://localhost:{web_port}"
+    with console.status("Starting the worker, the pages and Flower ..."):
+        worker = Service(guard, "worker", *CELERY, "worker", *WORKER)
         services.append(worker)
-        flower = Service(guard, "flower", "flower", f"--port={port}", ADDRESS)
+        web = Service(guard, "web", "oops-celery", "web", f"--port={web_port}")
+        services.append(web)
+        flower = Service(guard, "flower", *CELERY, "flower", f"--port={port}", ADDRESS)
         services.append(flower)
         worker.wait_for(lambda: b" ready." in worker.log.read_bytes(), "the worker")
         api = f"http://127.0.0.1:{port}/api"
         # When Flower has heard of the worker, it misses no event any more.
         flower.wait_for(lambda: fetch(f"{api}/workers?status=1"), "Flower")
-    console.print("Worker and Flower are up. Now the shop fails in four ways.\n")
+        web.wait_for(lambda: fetch(f"{pages}/health"), "the pages")
+    console.print("All are up. Now the shop fails in four ways.\n")
 
     reports = shop_failures()
     for what, report_id in reports:
@@ -169,9 +176,8 @@ def show(services: list[Service], guard: IO[str]) -> None:
                 lambda report_id=report_id: succeeded(api, report_id),  # type: ignore[misc]
                 f"{report_id} in Flower",
             )
-        page = f"http://localhost:{port}/task/{report_id}"
         console.print(f"{what}: {task['args']}", markup=False)
-        part = report_id[5:13]  # any part is enough
+        part, page = report_id[5:13], oops_celery.url(report_id)  # any part is enough
         console.print(
             f"  id    {report_id}\n  show  {COMMAND} show {part}\n  page  {page}\n"
         )
@@ -180,14 +186,15 @@ def show(services: list[Service], guard: IO[str]) -> None:
         "and found in Flower by their id.\n"
         "\n"
         "What next, in another terminal:\n"
-        f"  look at them         http://localhost:{port}/tasks\n"
+        f"  look at them         {pages}/\n"
+        f"  watch the worker     http://localhost:{port}/tasks\n"
         f"  look at one          {COMMAND} show {reports[0][1][5:13]}\n"
         f"  what fails most      {COMMAND} report\n"
         f"  watch them come      {COMMAND} trace\n"
         "  fail once more       make fail\n"
         "  in your application  config.publisher = oops_celery.publisher\n"
         "  on your servers      RABBITMQ_URL=amqp://... celery -A oops_celery worker\n"
-        "Ctrl-C ends the worker and Flower; the reports stay in ./var/oopses.db."
+        "Ctrl-C ends all of it; the reports stay in ./var/oopses.db."
     )
 
 
@@ -228,16 +235,16 @@ def fetch(url: str) -> Any:
         return None
 
 
-def free_port() -> int:
-    """Return Flower's usual port, or a free one where that is taken."""
-    for port in (FLOWER_PORT, 0):
+def free_port(usual: int) -> int:
+    """Return a usual port, or a free one where that is taken."""
+    for port in (usual, 0):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise Stopped("there is no free port for Flower")
+    raise Stopped("there is no free port")
 
 
 if __name__ == "__main__":

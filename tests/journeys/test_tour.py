@@ -71,13 +71,18 @@ def assert_shown_reports_are_real(text: str, folder: Path) -> None:
         assert report["id"] == report_id
         assert report["tb_text"]
         types.add(report["type"])
-        host = page.partition("/task/")[0]
-        with urlopen(f"{host}/api/task/info/{report_id}") as answer:
+        assert page.endswith(f"/{report_id}")
+        flower = re.search(r"(http://localhost:\d+)/tasks", text)
+        assert flower is not None
+        with urlopen(f"{flower[1]}/api/task/info/{report_id}") as answer:
             task = json.load(answer)
         assert task["state"] == "SUCCESS"
         assert task["args"].startswith(f"({report['type']}, ")
         with urlopen(page) as answer:
-            assert report_id in answer.read().decode()
+            shown = answer.read().decode()
+        assert report_id in shown
+        assert report["type"] in shown
+        assert "Traceback" in shown
     assert types == {"KeyError", "IndexError", "FileNotFoundError", "ValueError"}
 
 
@@ -168,7 +173,7 @@ def test_ctrl_c_and_a_closed_terminal_end_everything(
     children = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(tour.pid)], capture_output=True, text=True
     ).stdout.split()
-    assert len(children) == 2
+    assert len(children) == 3
     os.kill(tour.pid, end)
     rest, _ = tour.communicate(timeout=120)
     assert tour.returncode == 0
