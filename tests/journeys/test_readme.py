@@ -17,6 +17,7 @@ from oops_celery import settings, wire
 from oops_celery.dead_letters.letters import Letters
 from oops_celery.repository.queries import Reports
 from oops_celery.repository.reader import Stored
+from oops_celery.settings.values import OWN
 from tests.support import ROOT, Node, Worker, environment, eventually
 
 README = (ROOT / "README.md").read_text()
@@ -54,8 +55,9 @@ def test_the_commands_are_those_that_are_tested() -> None:
         "make run",  # test_tour
         "make test",  # what runs this; see also below
         "pip install .",  # all that follows is run after these, in an empty environment
-        "pip install '.[worker]'",
+        "pip install '.[web]'",
         "celery -A oops_celery worker",  # below
+        "oops-celery web",  # below
         "celery -A oops_celery flower",
         *OPERATORS,
         "oops-celery validate config.yml",
@@ -241,6 +243,42 @@ def test_what_an_operator_types(
     eventually(lambda: len(kept(tmp_path)) == 2)
 
 
+def test_the_pages_open_a_report_by_its_id(
+    broker: Node,
+    worker: Callable[..., Worker],
+    run: Run,
+    programs: Path,
+    tmp_path: Path,
+) -> None:
+    worker(python=programs / "python", OOPS_REPOSITORY="")
+    command = shlex.split("oops-celery web")
+    assert shlex.join(command) in COMMANDS
+    log = tmp_path / "web.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [programs / command[0], *command[1:], "--port", "0"],
+            cwd=tmp_path,
+            env=environment(RABBITMQ_URL=broker.url),
+            stdout=out,
+            stderr=out,
+        )
+    found = eventually(lambda: re.search(r"on (http://\S+/);", log.read_text()))
+    report_id = run(0, broker.url).strip("[]'\n")
+
+    def page() -> str:
+        try:
+            with urlopen(found[1] + report_id, timeout=120) as answer:
+                return answer.read().decode()
+        except OSError:  # not stored yet
+            return ""
+
+    try:
+        assert "division by zero" in eventually(page)
+    finally:
+        process.terminate()
+        process.wait(120)
+
+
 def test_flower_starts(broker: Node, programs: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -269,7 +307,7 @@ def test_flower_starts(broker: Node, programs: Path, tmp_path: Path) -> None:
 
 def test_every_setting_is_in_the_table_with_its_default() -> None:
     defaults = settings.Settings()
-    for name in settings._OWN:
+    for name in OWN:
         assert f"`OOPS_{name.upper()}`" in README
     for name in ("repository", "exchange", "queue", "max_retries", "max_size"):
         row = next(
