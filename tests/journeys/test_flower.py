@@ -69,20 +69,25 @@ import functools, amqp, oops_amqp
 factory = functools.partial(amqp.Connection, host={broker.host!r})
 publisher = oops_amqp.Publisher(factory, "oopses", "")
 for n in range(50):
-    print(*publisher({{"type": "OldError", "n": n}}))
-# Unconfirmed, and without a goodbye, what is on its way may be lost.
-publisher.channels.channel.connection.close()
+    print(*publisher({{"type": "OldError", "n": n}}), flush=True)
+# Unconfirmed: what is on its way when the connection ends may be lost.
+input()
 """
     publish = Publisher(lambda: kombu.Connection(broker.url), "oopses", "", timeout=60)
     # Before a new queue has its leader, RabbitMQ drops what is published unconfirmed.
     sent = publish({"type": "NewError", "n": 0})
     old = subprocess.Popen(
-        [old_python, "-c", program], stdout=subprocess.PIPE, text=True
+        [old_python, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
+    assert old.stdout is not None
     sent += [publish({"type": "NewError", "n": n})[0] for n in range(1, 50)]
-    sent += old.communicate(timeout=120)[0].split()
+    sent += [old.stdout.readline().strip() for _ in range(50)]
     assert len(set(sent)) == 100
     eventually(lambda: len(started.files()) == 100)
+    old.communicate("\n", timeout=120)
     assert {wire.decode(path.read_bytes())["id"] for path in started.files()} == set(
         sent
     )
