@@ -511,6 +511,36 @@ def test_no_name_changes_the_graph(texts: list[str]) -> None:
     assert len(graph.get_edges()) == len(ways)
 
 
+def test_dot_says_what_the_flow_says() -> None:
+    graph = flow(Topology.load(), "oopses", "oopses")
+    drawing = drawn(dot(graph))
+    shapes = {"program": "rounded", "exchange": "hexagon", "worker": "2"}
+    assert drawing.get("rankdir") == "LR"
+    names = {}
+    for node in drawing.get_nodes():
+        form = [node.get(key) for key in ("style", "peripheries", "shape")]
+        label = node.get("label").strip('"')
+        names[node.get_name()] = (label, next(filter(None, form)))
+    assert list(names.values()) == [
+        (rf"{node.title}\n{node.note}", shapes.get(node.kind, "box"))
+        for node in graph.nodes
+    ]
+    titles = {name: label.split(r"\n")[0] for name, (label, _) in names.items()}
+    found = {
+        (
+            titles[edge.get_source()],
+            titles[edge.get_destination()],
+            edge.get("label").strip('"'),
+            edge.get("style") == "dashed",
+        )
+        for edge in drawing.get_edges()
+    }
+    assert found == {
+        (edge.source.title, edge.target.title, edge.label, edge.dies)
+        for edge in graph.edges
+    }
+
+
 def test_the_option_of_before_says_what_to_do(command: Command) -> None:
     for options in (["--svg", "t.svg"], ["--svg"]):
         done = command("graph", *options)
