@@ -11,6 +11,7 @@ import kombu
 import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
 
 from oops_celery import wire
 from oops_celery.dead_letters.letters import Choice, Letters
@@ -135,12 +136,20 @@ def browser(chromium: Chrome, request: pytest.FixtureRequest) -> Iterator[Chrome
     with_script(chromium, True)
 
 
+def go(browser: Chrome, element: WebElement) -> None:
+    """Click it, and wait until all of another page is there: its end is the footer.
+
+    Between two pages there is no element at all.
+    """
+    before = browser.find_elements(By.TAG_NAME, "footer")
+    element.click()
+    eventually(lambda: browser.find_elements(By.TAG_NAME, "footer") not in ([], before))
+
+
 def click(browser: Chrome, text: str) -> None:
     """Click a link or a button, and wait until another page is there."""
-    before = browser.find_element(By.TAG_NAME, "html")
     xpath = f"//*[self::a or self::button][contains(normalize-space(), {text!r})]"
-    browser.find_element(By.XPATH, xpath).click()
-    eventually(lambda: browser.find_element(By.TAG_NAME, "html") != before)
+    go(browser, browser.find_element(By.XPATH, xpath))
 
 
 def heading(browser: Chrome) -> str:
@@ -152,9 +161,7 @@ def log_in(browser: Chrome, stage: Stage) -> None:
     click(browser, "Log in")
     browser.find_element(By.NAME, "user").send_keys("ann")
     browser.find_element(By.NAME, "password").send_keys(PASSWORD)
-    before = browser.find_element(By.TAG_NAME, "html")
-    browser.find_element(By.CSS_SELECTOR, ".login button").click()
-    eventually(lambda: browser.find_element(By.TAG_NAME, "html") != before)
+    go(browser, browser.find_element(By.CSS_SELECTOR, ".login button"))
     assert "/dead" in browser.current_url
 
 
