@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import kombu
 import pytest
@@ -17,7 +22,7 @@ from oops_celery import wire
 from oops_celery.dead_letters.letters import Choice, Letters
 from oops_celery.repository.store import Repository
 from oops_celery.topology.model import Topology
-from tests.support import ROOT, Node, eventually
+from tests.support import ROOT, Node, environment, eventually
 from tests.support.browser import of_scheme, of_width, start_browser, with_script
 from tests.web.serving import PASSWORD, Pages, a_report, file_letters, store, users
 
@@ -52,8 +57,8 @@ def hostile() -> dict[str, Any]:
     )
 
 
-class Stage:
-    """The pages of a shop."""
+class Shop:
+    """The pages of a shop, with what goes wrong there."""
 
     def __init__(self, node: Node, folder: Path) -> None:
         node.clean()
@@ -77,7 +82,6 @@ class Stage:
                 for number in range(20)
             ),
         )
-        (self.evil,) = store(self.database, hostile())
         self.refill()
         self.pages = Pages(
             folder,
@@ -99,15 +103,60 @@ class Stage:
             *(a_report(n, type="Strange", n=os.urandom(4)) for n in range(3)),
         )
 
+
+class Stage(Shop):
+    """A shop that also had reports of somebody who means harm."""
+
+    def __init__(self, node: Node, folder: Path) -> None:
+        super().__init__(node, folder)
+        (self.evil,) = store(self.database, hostile())
+        self.file_hostile()
+        self.export = folder / "page.html"
+        command = ("report", "--days=2", f"--html={self.export}")
+        subprocess.run(
+            [sys.executable, "-m", "oops_celery.cli", *command],
+            env=environment(OOPS_REPOSITORY=self.database),
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def file_hostile(self) -> None:
+        """Have one more dead letter, of the same person."""
+        (self.evil_letter,) = file_letters(
+            self.database, EVIL, a_report(3, type=f"Evil{EVIL}", value=EVIL)
+        )
+
     def every_page(self) -> list[str]:
         return [
-            *("/", "/?period=30d&show=new", "/?type=nothing", "/groups/1"),
-            *(f"/{self.ids[0]}", f"/{self.evil}", f"/{self.dead[0]}"),
-            *("/search", "/search?type=lookup", "/search?type=evil", "/dead"),
-            "/dead/letters?type=Strange&queue=oopses.dead&reason="
-            "undecodable%3A+no+BSON+document",
+            *("/", "/?period=30d&show=new", "/?type=nothing", "/dead"),
+            *(link for path in ("/", "/dead") for link in self._links(path)),
+            *(f"/{self.ids[0]}", f"/{self.evil}"),
+            *(f"/{self.dead[0]}", f"/{self.evil_letter}"),
+            *("/search", "/search?type=lookup", "/search?type=evil"),
             *("/health", "/login", f"/OOPS-{'0' * 32}", "/nothing", "/?page=x"),
+            *(f"/search?q={quote(EVIL[:60])}", f"/?text={quote(EVIL[:60])}"),
         ]
+
+    def _links(self, path: str) -> list[str]:
+        """Return the pages of the groups of a page."""
+        page = self.pages.get(path).text
+        links = re.findall(r'class="name" href="([^"]+)"', page)
+        assert len(links) >= 3
+        return [html.unescape(link) for link in links]
+
+
+def visit(browser: Chrome, stage: Stage) -> Iterator[str]:
+    """Load each page there is; yield its name when it is shown."""
+    for path in stage.every_page():
+        browser.get(f"{stage.url}{path}")
+        yield path
+    browser.get(stage.export.as_uri())
+    yield "report --html"
+    browser.get(f"{stage.url}/dead")
+    if browser.find_elements(By.CSS_SELECTOR, "form.who"):
+        click(browser, "Discard")
+        assert heading(browser).startswith("Discard ")
+        yield "the question"
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +205,7 @@ def heading(browser: Chrome) -> str:
     return browser.find_element(By.TAG_NAME, "h1").text
 
 
-def log_in(browser: Chrome, stage: Stage) -> None:
+def log_in(browser: Chrome, stage: Shop) -> None:
     browser.get(f"{stage.url}/dead")
     click(browser, "Log in")
     browser.find_element(By.NAME, "user").send_keys("ann")
@@ -219,16 +268,20 @@ def test_dead_letters_are_replayed_by_their_reason(
     click(browser, "Discard")
     assert "3 of 3 dead letters discarded." in browser.page_source
     stage.refill()
+    stage.file_hostile()
 
 
+@pytest.mark.parametrize("user", ["ann", "nobody"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_is_cut_off_or_scrolls_sideways(
-    chromium: Chrome, stage: Stage, width: int
+    chromium: Chrome, stage: Stage, width: int, user: str
 ) -> None:
+    chromium.delete_all_cookies()
+    if user == "ann":
+        log_in(chromium, stage)
     of_width(chromium, width)
     wrong = {}
-    for path in stage.every_page():
-        chromium.get(f"{stage.url}{path}")
+    for path in visit(chromium, stage):
         wide = chromium.execute_script("""
             const seen = [...document.querySelectorAll("body *")].filter(one => {
                 if (one.closest(".hidden, .skip, thead, datalist, svg")) return false;
@@ -247,6 +300,33 @@ def test_nothing_is_cut_off_or_scrolls_sideways(
     assert wrong == {}
 
 
+def test_on_a_phone_the_numbers_of_queues_have_names(
+    chromium: Chrome, stage: Stage
+) -> None:
+    of_width(chromium, 390)
+    chromium.get(f"{stage.url}/health")
+    names = chromium.execute_script("""
+        return [...document.querySelectorAll("tbody tr:first-child .n")].map(
+            one => getComputedStyle(one, "::before").content);
+    """)
+    assert names == ['"Messages "', '"Consumers "']
+
+
+def test_on_a_phone_the_headings_of_a_timeline_are_above_their_columns(
+    chromium: Chrome, stage: Stage
+) -> None:
+    of_width(chromium, 390)
+    chromium.get(f"{stage.url}/{stage.ids[0]}")
+    heads, cells = chromium.execute_script("""
+        return [".timeline th", ".timeline tbody tr:first-child td"].map(
+            found => [...document.querySelectorAll(found)].map(
+                one => one.getBoundingClientRect()).filter(box => box.width)
+                .map(box => [box.left, box.right]));
+    """)
+    assert len(heads) == 3  # no bars
+    assert heads == cells
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_serious_problem(
     chromium: Chrome, stage: Stage, scheme: str
@@ -257,8 +337,7 @@ def test_axe_finds_no_serious_problem(
     log_in(chromium, stage)
     source = AXE.read_text()
     wrong = {}
-    for path in stage.every_page():
-        chromium.get(f"{stage.url}{path}")
+    for path in visit(chromium, stage):
         chromium.execute_script(source)
         found = chromium.execute_async_script("""
             const done = arguments[arguments.length - 1];
@@ -274,15 +353,31 @@ def test_axe_finds_no_serious_problem(
 
 def test_nothing_of_a_report_runs(chromium: Chrome, stage: Stage) -> None:
     of_width(chromium, 1280)
+    chromium.delete_all_cookies()
+    log_in(chromium, stage)
     chromium.get_log("browser")
-    group = "/search?type=evil"
-    for path in ("/", group, f"/{stage.evil}", f"/search?q={EVIL[:60]}"):
-        chromium.get(f"{stage.url}{path}")
-        assert chromium.execute_script("return window.ran") is None
-        assert not chromium.find_elements(By.CSS_SELECTOR, "main img, main b b")
-    assert [
-        one for one in chromium.get_log("browser") if "favicon" not in str(one)
-    ] == []
+    wrong = {}
+    for path in visit(chromium, stage):  # a dialog would raise
+        found = chromium.execute_script("""
+            const elements = [...document.querySelectorAll("body *")];
+            return [window.ran, ...elements.filter(one =>
+                one.matches("script, main img, main svg svg, main b b")
+                || [...one.attributes].some(each => each.name.startsWith("on")
+                    || /^javascript:/i.test(each.value) && each.name !== "value")
+            ).map(one => one.outerHTML.slice(0, 200))];
+        """)
+        said = [
+            one["message"]
+            for one in chromium.get_log("browser")
+            # The page's own status, of one that is not found.
+            if not one["message"].startswith(f"{chromium.current_url} - Failed to load")
+        ]
+        if found != [None] or said:
+            wrong[path] = (found, said)
+    assert wrong == {}
+
+
+def test_a_huge_report_is_shown_shortened(chromium: Chrome, stage: Stage) -> None:
     page = chromium.get(f"{stage.url}/{stage.evil}") or chromium.page_source
     text = chromium.find_element(By.ID, "main").text
     assert "<script>window.ran = 1</script>" in text
@@ -295,6 +390,13 @@ def test_nothing_of_a_report_runs(chromium: Chrome, stage: Stage) -> None:
     assert len(page) < 2_000_000
 
 
+#: Of the shop in the pictures: type, value, file, line, minutes between two.
+_FAILURES = (
+    ("TimeoutError", "the bank did not answer within 10 s", "payment", 88, 31),
+    ("KeyError", "'postcode'", "delivery", 40, 150),
+    ("DataError", "value too long for type character varying(80)", "basket", 61, 420),
+)
+
 _PICTURES = {
     "groups": ("/", 1280, "light"),
     "report": ("/{id}", 1280, "light"),
@@ -305,11 +407,17 @@ _PICTURES = {
 
 
 @pytest.mark.skipif(not SCREENSHOTS, reason="make screenshots")
-def test_screenshots(chromium: Chrome, stage: Stage) -> None:
+def test_screenshots(chromium: Chrome, rabbitmq: Node, tmp_path: Path) -> None:
+    shop = Shop(rabbitmq, tmp_path)
+    for name, value, file, line, minutes in _FAILURES:
+        tb_text = f'  File "/srv/shop/{file}.py", line {line}, in {file}\n'
+        more = {"type": name, "value": value, "topic": f"/{file}", "tb_text": tb_text}
+        store(shop.database, *(a_report(n, **more) for n in range(5, 1300, minutes)))
     chromium.delete_all_cookies()
-    log_in(chromium, stage)
+    log_in(chromium, shop)
     for name, (path, width, scheme) in _PICTURES.items():
         of_width(chromium, width, 900)
         of_scheme(chromium, scheme)
-        chromium.get(stage.url + path.format(id=stage.ids[0]))
+        chromium.get(shop.url + path.format(id=shop.ids[0]))
         assert chromium.save_screenshot(f"{SCREENSHOTS}/web-{name}.png")
+    assert shop.pages.stop() == 0
