@@ -21,6 +21,7 @@ from oops_celery.repository.search import (
     Summary,
     Wanted,
     beginning,
+    beside,
     conditions,
 )
 from oops_celery.wire.ids import clean_id, is_whole
@@ -241,22 +242,8 @@ class Reports(Reader):
             report_id: The report's id.
             time: Its time.
         """
-        this = (report.c.time, report.c.id)
-        at = (literal(time, this[0].type), literal(report_id, this[1].type))
-        query = select(report.c.group_id)
-        query = query.where(report.c.id == report_id, report.c.time == time)
         with self._reading() as connection:
-            group = connection.scalar(query)
-            if group is None:
-                return None
-            there = select(report.c.id).where(report.c.group_id == group).limit(1)
-            before = there.where(tuple_(*this) < tuple_(*at))
-            after = there.where(tuple_(*this) > tuple_(*at))
-            return Neighbours(
-                group,
-                connection.scalar(before.order_by(*(one.desc() for one in this))),
-                connection.scalar(after.order_by(*this)),
-            )
+            return beside(connection, report_id, time)
 
     def count(self) -> int:
         """Return the number of all reports that were ever stored."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, or_
+from sqlalchemy import Connection, func, literal, or_, select, tuple_
 
 from oops_celery.repository.schema import report
 from oops_celery.wire.ids import clean_id
@@ -103,3 +103,21 @@ def beginning(column: Any, part: str) -> Any:
     begins = {part.strip(), f"OOPS-{bare}" if bare else "", bare} - {""}
     ranges = [(column >= one) & (column < one + _LAST) for one in begins]
     return or_(*ranges) if ranges else None
+
+
+def beside(connection: Connection, report_id: str, time: datetime) -> Neighbours | None:
+    """Return what is beside a report in its group; None if it is not stored."""
+    query = select(report.c.group_id)
+    query = query.where(report.c.id == report_id, report.c.time == time)
+    group = connection.scalar(query)
+    if group is None:
+        return None
+    columns = (report.c.time, report.c.id)
+    order = tuple_(*columns)
+    here = tuple_(
+        literal(time, report.c.time.type), literal(report_id, report.c.id.type)
+    )
+    there = select(report.c.id).where(report.c.group_id == group).limit(1)
+    before = there.where(order < here).order_by(*(one.desc() for one in columns))
+    after = there.where(order > here).order_by(*columns)
+    return Neighbours(group, connection.scalar(before), connection.scalar(after))
