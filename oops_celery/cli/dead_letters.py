@@ -17,17 +17,17 @@ from rich.progress import Progress
 
 from oops_celery.celery import app
 from oops_celery.cli import repository as chosen_repository
-from oops_celery.cli.broker import CannotTell
+from oops_celery.cli.broker import BROKER_TIMEOUT, CannotTell
 from oops_celery.cli.commands.show import NAMED, say_error
 from oops_celery.cli.console import escaped, say
 from oops_celery.cli.views.report import candidate
 from oops_celery.dead_letters import edit as editing
-from oops_celery.dead_letters import search
 from oops_celery.dead_letters.letter import Letter
 from oops_celery.dead_letters.letters import Choice, Letters
 from oops_celery.dead_letters.removal import LetterOutcome
 from oops_celery.dead_letters.search import Found, in_letters
 from oops_celery.errors import EditError, ExportError, NoMatch, QueueError, Unavailable
+from oops_celery.operations.depths import ask
 from oops_celery.settings import repository_url as urls
 from oops_celery.text import counted
 from oops_celery.wire.ids import resolve
@@ -127,12 +127,13 @@ def find(letters: Letters, part: str) -> list[Found]:
 def tell_waiting() -> None:
     """Say how many dead letters are still in their queues, if the broker tells."""
     try:
-        numbers = search.waiting(app)
+        queues = app.topology.dead_letter_queues(app.oops.queue)
+        found = ask(app, [queue.name for queue in queues], BROKER_TIMEOUT)
     except (Unavailable, click.ClickException):
         return  # the database does not need it
-    for queue in app.topology.dead_letter_queues(app.oops.queue):
-        if number := numbers.get(queue.name):
-            say_error(f"{number:,} more wait in queue {queue.name}, for a worker")
+    for one in found:
+        if one.messages:
+            say_error(f"{one.messages:,} more wait in queue {one.queue}, for a worker")
 
 
 def waiting() -> None:

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from oops_celery import wire
 from oops_celery.dead_letters.letter import Letter
-from oops_celery.errors import RepositoryError, Unavailable
+from oops_celery.errors import RepositoryError
 from oops_celery.repository.reader import find_reports
 from oops_celery.settings import repository_url as urls
 from oops_celery.wire.ids import clean_id, is_whole
 
 if TYPE_CHECKING:
-    from oops_celery.celery import App
     from oops_celery.dead_letters.letters import Letters
-
-#: Seconds for connecting to the broker, and for each answer.
-TIMEOUT = 3.0
 
 
 @dataclass(frozen=True)
@@ -127,44 +122,6 @@ class Search:
             whole = clean_id(self._part)
             if found.id.lower() == whole and is_whole(whole):
                 return
-
-
-def waiting(app: App) -> dict[str, int]:
-    """Return how many messages are in each queue of reports; none is looked at.
-
-    Looking at a message is a delivery, and RabbitMQ limits those.
-
-    Args:
-        app: Has the topology, and the broker's URL.
-
-    Raises:
-        Unavailable: The broker does not say; the text begins with its URL.
-    """
-    import amqp
-
-    from oops_celery.transport.sender import Sender
-    from oops_celery.transport.troubles import in_a_line
-
-    topology, main = app.topology, app.oops.queue
-    queues = [
-        main,
-        *(queue.name for queue in topology.retry_queues(main)),
-        *(queue.name for queue in topology.dead_letter_queues(main)),
-    ]
-    numbers = {}
-    try:
-        link = Sender(app.connection_for_read, TIMEOUT, confirm=False).open()
-        try:
-            for queue in queues if link.is_amqp else ():
-                channel = link.connection.channel()
-                with suppress(amqp.ChannelError):  # it is missing
-                    found = channel.queue_declare(queue, passive=True)
-                    numbers[queue] = int(found.message_count)
-        finally:
-            link.close()
-    except (OSError, amqp.ConnectionError, Unavailable) as error:
-        raise Unavailable(f"{app.broker_name}: {in_a_line(error, TIMEOUT)}") from error
-    return numbers
 
 
 def in_letters(letters: Letters, part: str) -> list[Found]:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import amqp
 
+from oops_celery.errors import Unavailable
 from oops_celery.topology.entities import Channel
 from oops_celery.topology.model import Topology
+from oops_celery.transport.sender import Sender
+from oops_celery.transport.troubles import in_a_line
+
+if TYPE_CHECKING:
+    from oops_celery.celery import App
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,41 @@ def depths(
         yield Depth(queue, found.message_count, found.consumer_count)
     if channel is not None:
         channel.close()
+
+
+def ask(app: App, queues: Iterable[str], timeout: float) -> list[Depth]:
+    """Return the depth of each queue that exists, over a connection for this alone.
+
+    Args:
+        app: Has the broker's URL.
+        queues: The queues' names.
+        timeout: Seconds for connecting, and for each answer after that.
+
+    Raises:
+        Unavailable: The broker does not tell; the text begins with its URL.
+    """
+    try:
+        link = Sender(app.connection_for_read, timeout, confirm=False).open()
+        try:
+            if link.is_amqp:
+                return list(depths(link.connection.channel, queues))
+        finally:
+            link.close()
+    except (OSError, amqp.ConnectionError, Unavailable) as error:
+        raise Unavailable(f"{app.broker_name}: {in_a_line(error, timeout)}") from error
+    raise Unavailable(f"{app.broker_name}: only a RabbitMQ tells what waits in a queue")
+
+
+def report_queues(topology: Topology, reports: str) -> list[str]:
+    """Return the names of the queues in which a report may wait.
+
+    Args:
+        topology: The topology.
+        reports: The queue that the worker takes reports from.
+    """
+    retries = topology.retry_queues(reports)
+    dead = topology.dead_letter_queues(reports)
+    return [reports, *(queue.name for queue in (*retries, *dead))]
 
 
 def all_queues(topology: Topology, reports: str) -> list[str]:

@@ -8,13 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
-import amqp
-
 from oops_celery.errors import Unavailable
-from oops_celery.operations.depths import Depth, all_queues, depths
+from oops_celery.operations.depths import Depth, all_queues, ask
 from oops_celery.repository.reader import Stored, find_reports
-from oops_celery.transport.sender import Sender
-from oops_celery.transport.troubles import in_a_line
 
 if TYPE_CHECKING:
     from oops_celery.celery import App
@@ -91,22 +87,8 @@ class Broker:
         return places, trouble
 
     def _ask(self) -> list[Depth]:
-        app = self.app
-        try:
-            link = Sender(app.connection_for_read, TIMEOUT, confirm=False).open()
-        except Unavailable as error:
-            why = in_a_line(error, TIMEOUT)
-            raise Unavailable(f"{app.broker_name}: {why}") from error
-        try:
-            if not link.is_amqp:
-                raise Unavailable(f"{app.broker_name}: this broker does not tell")
-            queues = all_queues(app.topology, app.oops.queue)
-            return list(depths(link.connection.channel, queues))
-        except (OSError, amqp.ConnectionError) as error:
-            why = in_a_line(error, TIMEOUT)
-            raise Unavailable(f"{app.broker_name}: {why}") from error
-        finally:
-            link.close()
+        queues = all_queues(self.app.topology, self.app.oops.queue)
+        return ask(self.app, queues, TIMEOUT)
 
 
 def spooled(folder: str | None, part: str) -> Stored | None:

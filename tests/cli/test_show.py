@@ -18,7 +18,8 @@ from oops_datedir_repo import DateDirRepo, serializer_rfc822
 from oops_celery import wire
 from oops_celery.celery import AMQP, App, Loader
 from oops_celery.cli import main
-from oops_celery.dead_letters.search import Search, waiting
+from oops_celery.dead_letters.search import Search
+from oops_celery.operations.depths import ask
 from oops_celery.repository.reader import find_reports
 from oops_celery.repository.store import Repository
 from tests.support import Node
@@ -254,7 +255,7 @@ def test_reports_on_their_way_are_counted_and_left_alone(
     for _ in range(20):
         search = Search(str(parking.database), encoded.id).run()
         assert (search.found, search.not_looked_at) == ([], [])
-        assert [waiting(app)[queue] for queue in queues] == [1, 1, 1]
+        assert [one.messages for one in ask(app, queues, 60)] == [1, 1, 1]
     for queue in queues:
         (message,) = parking.broker.messages(queue)
         assert (message.headers or {}).get("x-delivery-count", 0) == 0

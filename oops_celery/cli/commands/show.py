@@ -175,15 +175,20 @@ def _tell_candidates(part: str, search: Search) -> None:
 def _tell_waiting() -> None:
     """Say where the report may be."""
     from oops_celery.celery import app
-    from oops_celery.dead_letters.search import waiting
+    from oops_celery.cli.broker import BROKER_TIMEOUT
     from oops_celery.errors import Unavailable
+    from oops_celery.operations.depths import ask, report_queues
 
+    queues = report_queues(app.topology, app.oops.queue)
     try:
-        numbers = {name: number for name, number in waiting(app).items() if number}
+        found = [one for one in ask(app, queues, BROKER_TIMEOUT) if one.messages]
     except Unavailable as error:
         say_error(f"it may wait in a queue, which cannot be asked: {error}")
         return
-    for name, number in numbers.items():
-        say_error(f"it may be one of {number:,} in queue {name}, since when is unknown")
-    if not numbers:
+    for one in found:
+        say_error(
+            f"it may be one of {one.messages:,} in queue {one.queue}, since when is "
+            "unknown"
+        )
+    if not found:
         say_error("no report waits in a queue; its program may still have it")
