@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-#: Line breaks of a traceback are not escaped.
-_LAYOUT = "\n\t"
+from oops_celery.text import LAYOUT, printable
 
 _formatter = logging.Formatter()
 
@@ -21,27 +20,18 @@ def escape(record: logging.LogRecord) -> bool:
     """Escape control characters in a record: in ids and in texts of exceptions."""
     try:
         text = record.getMessage()
-        if _escaped(text) != text:
-            record.msg, record.args = _escaped(text), None
+        if (safe := printable(text, LAYOUT)) != text:
+            record.msg, record.args = safe, None
         if record.exc_info and not record.exc_text:
-            record.exc_text = _escaped(_formatter.formatException(record.exc_info))
+            record.exc_text = printable(
+                _formatter.formatException(record.exc_info), LAYOUT
+            )
     except Exception:  # str() runs the argument's own code
         record.msg, record.args = (
             f"a message that cannot be shown: {record.msg!r}",
             None,
         )
     return True
-
-
-def _escaped(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(
-        char
-        if char.isprintable() or char in _LAYOUT
-        else char.encode("unicode_escape").decode()
-        for char in text
-    )
 
 
 def _handlers() -> Iterator[logging.Handler]:

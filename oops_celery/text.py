@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+#: Characters of control that are the layout of a text of several lines.
+LAYOUT = "\n\t"
+
 
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural unless it is 1.
@@ -12,13 +15,23 @@ def counted(number: int, noun: str) -> str:
     return f"{f'{number:,}' if number else 'no'} {noun}{'' if number == 1 else 's'}"
 
 
-def printable(text: str) -> str:
+def printable(text: str, layout: str = "") -> str:
     r"""Return a text with escapes in place of control and invisible characters.
+
+    Among them are those that change the direction of what follows.
+
+    Args:
+        text: The text.
+        layout: Characters that stay as they are.
 
     >>> print(printable("one\ntwo"))
     one\ntwo
     """
+    if text.isprintable():
+        return text
     return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode()
+        char
+        if char.isprintable() or char in layout
+        else char.encode("unicode_escape").decode()
         for char in text
     )

@@ -12,13 +12,10 @@ from urllib.parse import quote, urlencode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from oops_celery import __version__
-from oops_celery.text import counted
+from oops_celery.text import LAYOUT, counted, printable
 from oops_celery.web.charts import bars, span
 
 HERE = Path(__file__).parent
-
-#: Characters of control that mean a layout.
-_LAYOUT = "\n\t"
 
 
 @cache
@@ -34,7 +31,7 @@ def environment() -> Environment:
         cache_size=50,
     )
     made.filters.update(
-        safe_text=safe_text,
+        safe_text=lambda text: printable(str(text), LAYOUT),
         time=shown_time,
         number=lambda number: f"{number:,}",
         ms=milliseconds,
@@ -51,23 +48,6 @@ def environment() -> Environment:
 def render(template: str, values: Mapping[str, Any]) -> str:
     """Return a page."""
     return str(environment().get_template(template).render(values))
-
-
-def safe_text(text: Any) -> str:
-    """Return a text without characters that a browser would act on or hide.
-
-    Those of control, and those that change the direction of what follows: they are
-    shown as Python writes them.
-    """
-    shown = str(text)
-    if shown.isprintable():
-        return shown
-    return "".join(
-        char
-        if char.isprintable() or char in _LAYOUT
-        else char.encode("unicode_escape").decode()
-        for char in shown
-    )
 
 
 def shown_time(time: datetime | None) -> str:
