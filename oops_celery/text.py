@@ -1,6 +1,12 @@
-"""Words that many messages need: counts, and text that is safe to show."""
+"""Words that people type and read: times, counts, and text that is safe to show."""
 
 from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone
+
+_AGO = re.compile(r"(\d+)([smhdw])", re.ASCII)
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 #: Characters of control that are the layout of a text of several lines.
 LAYOUT = "\n\t"
@@ -35,3 +41,19 @@ def printable(text: str, layout: str = "") -> str:
         else char.encode("unicode_escape").decode()
         for char in text
     )
+
+
+def time_of(text: str) -> datetime:
+    """Return the time in UTC that ``2h``, ``3d`` or an ISO time means.
+
+    Raises:
+        ValueError, OverflowError: It is not a time.
+    """
+    if ago := _AGO.fullmatch(text):
+        length = timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        return datetime.now(timezone.utc) - length
+    # Python 3.10 does not parse the Z.
+    time = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text))
+    if time.tzinfo is None:
+        return time.replace(tzinfo=timezone.utc)
+    return time.astimezone(timezone.utc)

@@ -19,6 +19,7 @@ from oops_celery.dead_letters.search import Found
 from oops_celery.repository.groups import HOUR, Group
 from oops_celery.repository.reader import Overview
 from oops_celery.repository.search import Summary, Wanted
+from oops_celery.text import time_of
 from oops_celery.web.application import Site, site_of
 from oops_celery.web.lookup import MOST_TEXT, reports_by_id
 from oops_celery.wire.as_json import as_json_value
@@ -262,14 +263,13 @@ def _moment(name: str, text: str) -> datetime | None:
     if not text:
         return None
     try:
-        found = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text))
-        if found.tzinfo:
-            return found.astimezone(timezone.utc)
+        return time_of(text)
     except (ValueError, OverflowError):
         raise HTTPException(
-            400, f"{name}={text[:40]!r} is not a time: 2026-05-31 or 2026-05-31T12:00"
+            400,
+            f"{name}={text[:40]!r} is not a time: 2h, 3d, 2026-05-31 or "
+            "2026-05-31T12:00",
         ) from None
-    return found.replace(tzinfo=timezone.utc)
 
 
 def page_number(request: Request) -> int:
