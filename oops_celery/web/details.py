@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from oops_celery.web.traceback import Raised, read_traceback
+from oops_celery.wire import parts
 from oops_celery.wire.as_json import as_json_value, shown
+from oops_celery.wire.parts import Step
 
 #: Characters of a value that are shown; the downloads have all of it.
 SHOWN = 4_000
@@ -33,21 +34,17 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Step:
-    """A row of the timeline; times are milliseconds, places are percent.
+class Row:
+    """A row of the timeline's table; places are percent.
 
     Attributes:
-        start: When it began.
-        duration: How long it took.
-        category: Its kind.
-        detail: More about it.
+        step: The step.
+        detail: More about it, shortened.
         left: Where its bar begins.
         width: The length of its bar.
     """
 
-    start: float
-    duration: float
-    category: str
+    step: Step
     detail: Text
     left: float
     width: float
@@ -75,7 +72,7 @@ class Details:
     chain: list[list[Raised]]
     traceback: Text
     variables: list[tuple[str, Text]]
-    timeline: list[Step]
+    timeline: list[Row]
     steps: int
     length: float
     others: list[tuple[str, Text]]
@@ -87,22 +84,22 @@ class Details:
         text = report.get("tb_text")
         text = text if isinstance(text, str) else ""
         chain = read_traceback(text)
-        variables = _pairs(report.get("req_vars"))
+        variables = parts.variables(report.get("req_vars"))
         others = [
             (shown(name), report[name])
             for name in report
             if name not in _OWN_PLACE and report[name] not in (None, "", [], {})
         ]
-        rows = _spans(report.get("timeline"))
-        length = max((stop for _, stop, *_ in rows), default=0)
+        steps = parts.timeline(report.get("timeline"))
+        length = max((step.start + step.duration for step in steps), default=0)
         return cls(
             type=shown(report.get("type")),
             value=shortened(shown(report.get("value"))),
             chain=chain,
             traceback=Text("") if chain else shortened(text, TEXT_SHOWN),
             variables=[(name, _value(value)) for name, value in variables[:MOST_ROWS]],
-            timeline=_steps(rows, length),
-            steps=len(rows),
+            timeline=_rows(steps, length),
+            steps=len(steps),
             length=length,
             others=[(name, _value(value)) for name, value in others[:MOST_ROWS]],
             left_out=max(len(variables) - MOST_ROWS, 0)
@@ -122,52 +119,16 @@ def _value(value: Any) -> Text:
     return shortened(shown(value))
 
 
-def _pairs(value: Any) -> list[tuple[str, Any]]:
-    """Return request variables: a dict, or pairs as in old files."""
-    if isinstance(value, Mapping):
-        return [(shown(name), value[name]) for name in value]
-    return [(shown(row[0]), row[1]) for row in _rows(value) if len(row) == 2]
-
-
-def _rows(value: Any) -> list[Any]:
-    if not isinstance(value, (list, tuple)):
-        return []
-    return [row for row in value if isinstance(row, (list, tuple))]
-
-
-def _spans(timeline: Any) -> list[tuple[float, float, str, Any]]:
-    """Return the rows of a timeline: (start, stop, category, detail), from 0."""
-    rows = [row for row in _rows(timeline) if len(row) >= 2]
-    rows = [row for row in rows if _is_time(row[0]) and _is_time(row[1])]
-    begin = min((float(row[0]) for row in rows), default=0)
-    return [
-        (
-            float(row[0]) - begin,
-            max(float(row[1]), float(row[0])) - begin,
-            shown(row[2]) if len(row) > 2 else "",
-            row[3] if len(row) > 3 else "",
-        )
-        for row in rows
-    ]
-
-
-def _is_time(value: Any) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and abs(value) < 1e15
-
-
-def _steps(rows: list[tuple[float, float, str, Any]], length: float) -> list[Step]:
+def _rows(steps: list[Step], length: float) -> list[Row]:
     """Return the steps to show, in their order: if there are too many, the longest."""
-    longest = sorted(rows, key=lambda row: row[0] - row[1])[:MOST_ROWS]
-    whole = length or 1.0
+    longest = sorted(steps, key=lambda step: -step.duration)[:MOST_ROWS]
+    percent = 100 / (length or 1.0)
     return [
-        Step(
-            start,
-            stop - start,
-            category,
-            shortened(shown(detail), 500),
-            round(min(100 * start / whole, 99.5), 2),
-            round(max(100 * (stop - start) / whole, 0.5), 2),
+        Row(
+            step,
+            shortened(step.detail, 500),
+            round(min(step.start * percent, 99.5), 2),
+            round(max(step.duration * percent, 0.5), 2),
         )
-        for start, stop, category, detail in sorted(longest, key=lambda row: row[:2])
+        for step in sorted(longest)
     ]

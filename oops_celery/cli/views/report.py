@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -16,6 +15,7 @@ from oops_celery.cli.console import escaped, say
 from oops_celery.dead_letters.letter import Letter
 from oops_celery.dead_letters.search import Found
 from oops_celery.settings.links import url
+from oops_celery.wire import parts
 from oops_celery.wire.as_json import printable, shown
 
 #: Columns of a bar in the timeline.
@@ -147,47 +147,25 @@ def _print_traceback(console: Console, title: str, text: Any) -> None:
         console.print(Text(text), soft_wrap=True)
 
 
-def _print_variables(console: Console, variables: Any) -> None:
-    """Show request variables: a dict, or pairs as in old oops_datedir_repo files."""
-    pairs = variables.items() if isinstance(variables, Mapping) else variables
-    known = [pair for pair in _rows(pairs) if len(pair) == 2]
+def _print_variables(console: Console, value: Any) -> None:
+    known = parts.variables(value)
     if known:
         _section(console, "Request variables")
-    for name, value in known:
-        _say(console, f"  {shown(name)}", shown(value))
+    for name, each in known:
+        _say(console, f"  {name}", shown(each))
 
 
-def _print_timeline(console: Console, timeline: Any) -> None:
-    """Show the timeline: (start, stop, category, detail, ...), in ms."""
-    rows = [row for row in _rows(timeline) if len(row) >= 2 and _span(row)]
-    if not rows:
+def _print_timeline(console: Console, value: Any) -> None:
+    steps = parts.timeline(value)
+    if not steps:
         return
-    begin = min(float(row[0]) for row in rows)
-    length = max(*(float(row[1]) for row in rows), begin) - begin
+    length = max(step.start + step.duration for step in steps)
     _section(console, "Timeline")
-    for row in rows:
-        start, stop = float(row[0]), float(row[1])
-        bar = _bar(start - begin, max(stop - start, 0), length, console.encoding)
-        words = " ".join(shown(one) for one in row[2:4])
-        text = f" {max(stop - start, 0):6g} ms at {start:g}: {words}"
+    for step in steps:
+        bar = _bar(step.start, step.duration, length, console.encoding)
+        words = f"{step.category} {step.detail}".rstrip()
+        text = f" {step.duration:6g} ms at {step.start:g}: {words}"
         say(console, text, f"  {bar}", "green")
-
-
-def _rows(value: Any) -> list[Any]:
-    try:
-        return [row for row in value or () if isinstance(row, (list, tuple))]
-    except TypeError:  # a report may contain anything
-        return []
-
-
-def _span(row: Iterable[Any]) -> bool:
-    start, stop, *_ = row
-    return all(
-        isinstance(one, (int, float))
-        and not isinstance(one, bool)
-        and math.isfinite(one)
-        for one in (start, stop)
-    )
 
 
 def _bar(start: float, duration: float, length: float, encoding: str) -> str:
