@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from oops_celery.wire.ids import clean_id, is_whole
 
 if TYPE_CHECKING:
     from oops_celery.dead_letters.letters import Letters
+    from oops_celery.repository.queries import Reports
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,7 @@ class Search:
     @property
     def by_id(self) -> dict[str, list[Found]]:
         """The reports found, by id."""
-        together: dict[str, list[Found]] = {}
-        for found in self.found:
-            together.setdefault(found.id, []).append(found)
-        return together
+        return by_id(self.found)
 
     def _database(self, url: str) -> None:
         from oops_celery.dead_letters.letters import Letters
@@ -101,12 +99,8 @@ class Search:
 
         name = urls.without_password(url)
         try:
-            with Reports(url) as reports:
-                for kept in reports.find(self._part):
-                    found = Found(kept.id, kept.type, kept.time, kept.body, name)
-                    _add(self.found, found, self._part)
-            with Letters(url) as letters:
-                for found in in_letters(letters, self._part):
+            with Reports(url) as reports, Letters(url) as letters:
+                for found in in_database(reports, letters, self._part):
                     _add(self.found, found, self._part)
         except RepositoryError as error:
             self.not_looked_at.append(f"the repository could not be read: {error}")
@@ -122,6 +116,21 @@ class Search:
             whole = clean_id(self._part)
             if found.id.lower() == whole and is_whole(whole):
                 return
+
+
+def by_id(found: Iterable[Found]) -> dict[str, list[Found]]:
+    """Return reports by their id."""
+    together: dict[str, list[Found]] = {}
+    for one in found:
+        together.setdefault(one.id, []).append(one)
+    return together
+
+
+def in_database(reports: Reports, letters: Letters, part: str) -> Iterator[Found]:
+    """Find reports, then dead letters, by a part of their id; see `Reports.find`."""
+    for kept in reports.find(part):
+        yield Found(kept.id, kept.type, kept.time, kept.body, reports.name)
+    yield from in_letters(letters, part)
 
 
 def in_letters(letters: Letters, part: str) -> list[Found]:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from oops_celery import wire
-from oops_celery.dead_letters.search import Found, in_letters
+from oops_celery.dead_letters.search import Found, by_id, in_database
 from oops_celery.errors import NoMatch, RepositoryError
 from oops_celery.web.application import Site, site_of
 from oops_celery.web.details import Details, shortened
@@ -37,22 +37,22 @@ def report(request: Request) -> Response:
         if part.endswith(ending):
             part, form = part.removesuffix(ending), ending
     trouble = ""
-    by_id: dict[str, list[Found]] = {}
+    found: dict[str, list[Found]] = {}
     try:
-        by_id = reports_by_id(site, part)
+        found = reports_by_id(site, part)
     except RepositoryError as error:
         if form:
             raise
         trouble = str(error)
     try:
-        whole = resolve(part, by_id) if len(by_id) != 1 else next(iter(by_id))
+        whole = resolve(part, found) if len(found) != 1 else next(iter(found))
     except NoMatch:
-        return _not_stored(request, site, part, form, by_id, trouble)
+        return _not_stored(request, site, part, form, found, trouble)
     if whole != part:
         base = request.scope.get("root_path", "")
         return RedirectResponse(f"{base}/{quote(whole, safe='')}{form}", 302)
     # Reports first: another message may have the same id.
-    places = sorted(by_id[whole], key=lambda one: (not one.is_report, bool(one.letter)))
+    places = sorted(found[whole], key=lambda one: (not one.is_report, bool(one.letter)))
     if form:
         return _download(places[0], form)
     return _shown(request, site, places)
@@ -99,7 +99,7 @@ def _shown(request: Request, site: Site, places: list[Found]) -> Response:
             ],
             "beside": beside,
             "group": group,
-            "spool": None,
+            "others": sum(one.letter is None for one in places[1:]),
         },
     )
 
@@ -109,13 +109,13 @@ def _not_stored(
     site: Site,
     part: str,
     form: str,
-    by_id: Mapping[str, list[Found]],
+    several: Mapping[str, list[Found]],
     trouble: str,
 ) -> Response:
     """Say which reports have this part in their ids; else where it may be."""
-    if by_id:
+    if several:
         if form:
-            raise HTTPException(404, f"{len(by_id)} reports have it in their ids.")
+            raise HTTPException(404, f"{len(several)} reports have it in their ids.")
         base = request.scope.get("root_path", "")
         return RedirectResponse(f"{base}/search?q={quote(part, safe='')}", 302)
     spool = spooled(site.settings.spool, part) if is_whole(clean_id(part)) else None
@@ -143,10 +143,4 @@ def reports_by_id(site: Site, part: str) -> dict[str, list[Found]]:
     """Return what has a part in its id, stored and dead, by id."""
     if not clean_id(part) or len(part) > MOST_TEXT:
         return {}
-    together: dict[str, list[Found]] = {}
-    for kept in site.reports.find(part):
-        found = Found(kept.id, kept.type, kept.time, kept.body, site.reports.name)
-        together.setdefault(found.id, []).append(found)
-    for found in in_letters(site.letters, part):
-        together.setdefault(found.id, []).append(found)
-    return together
+    return by_id(in_database(site.reports, site.letters, part))
