@@ -33,6 +33,12 @@ MOST_PASSWORD = 72
 MOST_FAILURES = 10
 WINDOW = 300
 
+#: Right passwords that are remembered.
+MOST_KNOWN = 100
+
+#: Why somebody may not read: there is a login, and this is nobody.
+LOGIN = "Reading these pages needs a login."
+
 WAIT = "Too many failed logins; wait five minutes."
 
 #: Addresses whose failures are remembered.
@@ -61,7 +67,7 @@ class Htpasswd:
         self._file = Path(file)
         self._stamp: object = None
         self._users: dict[str, bytes] = {}
-        self._known: dict[tuple[str, bytes], bool] = {}
+        self._known: set[tuple[str, bytes]] = set()
         self._key = secrets.token_bytes(32)
         self._read()
 
@@ -82,7 +88,9 @@ class Htpasswd:
             return True
         right = bcrypt.checkpw(given, users.get(user, _NOBODY)) and user in users
         if right:
-            self._known = {**dict(list(self._known.items())[-99:]), mark: True}
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            self._known.add(mark)
         return right
 
     def _current(self) -> dict[str, bytes]:
@@ -154,7 +162,7 @@ class Access:
         return self.htpasswd is not None or self._header is not None
 
     def user(self, request: HTTPConnection) -> str | None:
-        """Return who sent a request: by the proxy, the login, or its own password."""
+        """Return who sent a request: named by the proxy, or by the session."""
         if self._header and (named := request.headers.get(self._header)):
             if self._is_proxy(request):
                 return named
@@ -184,12 +192,16 @@ class Access:
         """Return who sent a request that changes nothing: HTTP's Basic counts, too."""
         return self.user(request) or self._basic(request)
 
+    def may_listen(self, host: str) -> bool:
+        """Return whether to serve on an address: others could read all reports."""
+        return self._public or self.has_login or _is_local(host)
+
     def may_read(self, request: HTTPConnection) -> str:
         """Return why somebody may not read the pages; empty if they may."""
         if self._public:
             return ""
         if self.has_login:
-            return "" if self.reader(request) else "login"
+            return "" if self.reader(request) else LOGIN
         server = request.scope.get("server")
         if not (server and _is_local(server[0])):
             return (
@@ -291,8 +303,3 @@ def _is_local(host: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def needs_login(host: str, access: Access, public: bool) -> bool:
-    """Return whether not to serve on an address: others could read all reports."""
-    return not (_is_local(host) or access.has_login or public)

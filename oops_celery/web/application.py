@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from anyio import to_thread
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
@@ -31,13 +32,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from oops_celery.dead_letters.letters import Letters
 from oops_celery.errors import RepositoryError, SettingsError
+from oops_celery.operations.metrics import QueueCollector
 from oops_celery.repository.queries import Reports
 from oops_celery.repository.store import Repository
 from oops_celery.settings import Settings
 from oops_celery.settings import repository_url as urls
 from oops_celery.web import access
+from oops_celery.web.overviews import Overviews
 from oops_celery.web.rendering import HERE, render
-from oops_celery.web.whereabouts import Broker
+from oops_celery.web.whereabouts import TIMEOUT, Broker
 
 if TYPE_CHECKING:
     from oops_celery.celery import App
@@ -83,12 +86,14 @@ class Site:
         settings: The settings of the pages.
         access: Who may do what.
         broker: How many messages wait.
+        overviews: The counts of the first page.
     """
 
     app: App
     settings: Settings
     access: access.Access = field(init=False)
     broker: Broker = field(init=False)
+    overviews: Overviews = field(init=False)
 
     def __post_init__(self) -> None:
         if not urls.is_url(self.settings.repository):
@@ -98,6 +103,7 @@ class Site:
             )
         self.access = access.Access(self.settings)
         self.broker = Broker(self.app)
+        self.overviews = Overviews(lambda: self.reports)
 
     @cached_property
     def reports(self) -> Reports:
@@ -114,6 +120,13 @@ class Site:
         """The database, to change the states of groups."""
         return Repository(self.settings.repository)
 
+    @cached_property
+    def metrics(self) -> CollectorRegistry:
+        """The metrics of the queues."""
+        registry = CollectorRegistry()
+        registry.register(QueueCollector(self.app, self.app.topology, TIMEOUT))
+        return registry
+
     def page(
         self,
         request: Request,
@@ -128,7 +141,6 @@ class Site:
         together = {
             "base": request.scope.get("root_path", ""),
             "user": user,
-            "has_login": self.access.has_login,
             "can_log_in": self.access.htpasswd is not None,
             "csrf": access.token(request) if user else "",
             "flash": flash,
@@ -140,7 +152,7 @@ class Site:
         return HTMLResponse(render(template, together), status, headers)
 
 
-def application(app: App, settings: Settings | None = None) -> ASGIApp:
+def application(app: App, settings: Settings | None = None) -> Starlette:
     """Return the ASGI application.
 
     Args:
@@ -282,26 +294,25 @@ class _Gate:
             why = may_read(request)
         if not why:
             return None
-        if why != "login":
+        if why != access.LOGIN:
             access.audit.warning("refused: %s %r", access.address(request), path[:200])
-            return HTMLResponse(_error_page(base, 403, "Not open here", why), 403)
+            return HTMLResponse(_error_page(base, "Not open here", why), 403)
         wants_page = "text/html" in request.headers.get("accept", "")
         if self._site.access.htpasswd and wants_page and scope["method"] == "GET":
             query = scope.get("query_string", b"").decode("latin-1")
             then = quote(path + (f"?{query}" if query else ""), safe="")
             return RedirectResponse(f"{base}/login?then={then}", 303)
         access.audit.warning("refused: %s %r", access.address(request), path[:200])
-        text = "Reading these pages needs a login."
         headers = {}
         if self._site.access.htpasswd:
             headers["WWW-Authenticate"] = 'Basic realm="oops-celery"'
-        page = _error_page(base, 401, "Log in first", text)
+        page = _error_page(base, "Log in first", why)
         return HTMLResponse(page, 401, headers)
 
 
-def _error_page(base: str, status: int, title: str, text: str) -> str:
-    values = {"base": base, "title": title, "text": text, "status": status}
-    values |= {"user": None, "has_login": False, "can_log_in": False, "csrf": ""}
+def _error_page(base: str, title: str, text: str) -> str:
+    values: dict[str, Any] = {"base": base, "title": title, "text": text}
+    values |= {"user": None, "can_log_in": False, "csrf": ""}
     values |= {"flash": None, "here": "", "alone": False}
     return render("error.html", values)
 
@@ -322,11 +333,11 @@ def _told(request: Request, error: Exception) -> Response:
     if request.url.path.endswith(".json"):
         return JSONResponse({"error": text}, status, headers)
     base = request.scope.get("root_path", "")
-    return HTMLResponse(_error_page(base, status, title, text), status, headers)
+    return HTMLResponse(_error_page(base, title, text), status, headers)
 
 
 def _failed(request: Request, error: Exception) -> Response:
     """Return the page of a mistake of ours; Starlette raises it again for the log."""
     base = request.scope.get("root_path", "")
     text = f"{type(error).__name__}. The log of oops-celery web has more."
-    return HTMLResponse(_error_page(base, 500, "A mistake of ours", text), 500)
+    return HTMLResponse(_error_page(base, "A mistake of ours", text), 500)

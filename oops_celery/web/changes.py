@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
-from itertools import islice
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
@@ -19,14 +18,16 @@ from oops_celery.dead_letters.letter import Letter
 from oops_celery.dead_letters.letters import Choice
 from oops_celery.dead_letters.removal import LetterOutcome
 from oops_celery.dead_letters.replay import Replay
-from oops_celery.errors import QueueError
+from oops_celery.errors import QueueError, RepositoryError
 from oops_celery.repository.states import STATES, set_state
 from oops_celery.web import access
 from oops_celery.web.application import Site, site_of
-from oops_celery.web.pages import ROWS, overviews
+from oops_celery.web.pages import ROWS
 
 #: Seconds that one request works on dead letters: a proxy gives up after a minute.
 PATIENCE = 20.0
+
+_Work = Callable[[Iterator[Letter]], Iterator[LetterOutcome]]
 
 #: Fields of a form: those of a page's letters, and a few more.
 MOST_FIELDS = 2 * ROWS
@@ -41,7 +42,7 @@ async def state(request: Request) -> Response:
     repository = site_of(request).repository
     if not await run_in_threadpool(set_state, repository, number, wanted):
         raise HTTPException(404, f"There is no group {number}: it may be pruned.")
-    overviews.forget()
+    site_of(request).overviews.forget()
     _audit(user, request, f"group {number} is {wanted}")
     return _back(request, f"/groups/{number}", f"The group is {wanted}.")
 
@@ -150,45 +151,76 @@ def _number(text: object) -> int:
     return int(str(text))
 
 
+class _Done(NamedTuple):
+    """What became of letters.
+
+    Attributes:
+        wanted: How many there were.
+        done: How many it was done to.
+        failed: Why nothing was done to others.
+        is_over: Whether there was time for all.
+        trouble: What ended it; empty if nothing did.
+    """
+
+    wanted: int
+    done: int
+    failed: list[str]
+    is_over: bool
+    trouble: str
+
+    def words(self, verb: str) -> str:
+        """Return it for a person."""
+        text = f"{self.done:,} of {self.wanted:,} dead letters {verb}."
+        if self.failed:
+            text += f" {len(self.failed):,} not: {self.failed[0]}"
+        left = self.wanted - self.done - len(self.failed)
+        if self.trouble:
+            return f"{text} {self.trouble}"
+        if left and self.is_over:
+            return f"{text} {left:,} had been taken by somebody else."
+        if left:
+            return f"{text} {left:,} remain: go on with the same button."
+        return text
+
+
 async def _work(
-    request: Request, user: str, verb: str, choice: Choice, work: Any
+    request: Request, user: str, verb: str, choice: Choice, work: _Work
 ) -> Response:
     """Do something with letters, for some seconds; the rest is for the next time."""
-    site = site_of(request)
-    done, failed, wanted, trouble = await run_in_threadpool(_run, site, choice, work)
-    left = wanted - done - len(failed)
+    done = await run_in_threadpool(_run, site_of(request), choice, work)
+    words = done.words(verb)
     about = choice.group or f"{len(choice.numbers or ())} chosen"
-    _audit(user, request, f"{verb} {done} of {wanted} dead letters ({about})")
-    words = f"{done:,} of {wanted:,} dead letters {verb}."
-    if failed:
-        words += f" {len(failed):,} not: {failed[0].why}"
-    if trouble:
-        words += f" {trouble}"
-    elif left > 0:
-        words += f" {left:,} remain: go on with the same button."
+    _audit(user, request, f"{words} ({about})")
     return _back(request, "/dead", words[:1000])
 
 
-def _run(
-    site: Site, choice: Choice, work: Any
-) -> tuple[int, Sequence[LetterOutcome], int, str]:
+def _run(site: Site, choice: Choice, work: _Work) -> _Done:
     letters = site.letters.choose(choice)
     until = time.monotonic() + PATIENCE
-    some = (one for one in letters if time.monotonic() < until)
+    is_over, trouble = True, ""
     done, failed = 0, []
+
+    def some() -> Iterator[Letter]:
+        nonlocal is_over
+        for letter in letters:
+            if time.monotonic() > until:
+                is_over = False
+                return
+            yield letter
+
     try:
-        for outcome in work(some):
+        for outcome in work(some()):
             if outcome.why:
-                failed.append(outcome)
+                failed.append(outcome.why)
             else:
                 done += 1
-    except QueueError as error:
-        return done, failed, len(letters), str(error)
-    return done, list(islice(failed, 1000)), len(letters), ""
+    except (QueueError, RepositoryError) as error:  # some may be done
+        trouble = str(error)
+    return _Done(len(letters), done, failed, is_over, trouble)
 
 
 def _audit(user: str, request: Request, what: str) -> None:
-    access.audit.info("%s by %r from %s", what, user, access.address(request))
+    access.audit.info("%r from %s: %s", user, access.address(request), what)
 
 
 def _back(request: Request, path: str, words: str) -> Response:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from oops_celery.errors import RepositoryError, WrongSchema
-from oops_celery.operations.metrics import QueueCollector
 from oops_celery.repository import schema
 from oops_celery.topology.graph import duration
 from oops_celery.web.application import Site, site_of
-from oops_celery.web.whereabouts import TIMEOUT
 
 
 def health(request: Request) -> Response:
@@ -72,12 +70,5 @@ def _queues(site: Site) -> list[dict[str, Any]]:
 
 def metrics(request: Request) -> Response:
     """The metrics of the queues, for Prometheus."""
-    site = site_of(request)
-    state = request.app.state
-    if not hasattr(state, "registry"):
-        registry = CollectorRegistry()
-        registry.register(QueueCollector(site.app, site.app.topology, TIMEOUT))
-        state.registry = registry
-    return Response(
-        generate_latest(state.registry), 200, media_type=CONTENT_TYPE_LATEST
-    )
+    text = generate_latest(site_of(request).metrics)
+    return Response(text, 200, media_type=CONTENT_TYPE_LATEST)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
 
@@ -20,13 +19,11 @@ from oops_celery.repository.groups import HOUR, Group
 from oops_celery.repository.reader import Overview
 from oops_celery.repository.search import Summary, Wanted
 from oops_celery.text import time_of
-from oops_celery.web.application import Site, site_of
+from oops_celery.web.application import site_of
 from oops_celery.web.lookup import MOST_TEXT, reports_by_id
+from oops_celery.web.overviews import PERIODS
 from oops_celery.wire.as_json import as_json_value
 from oops_celery.wire.ids import clean_id, is_whole
-
-#: The periods of the first page: hours, and the hours of a bar.
-PERIODS = {"1h": (1, 1), "24h": (24, 1), "7d": (168, 24), "30d": (720, 24)}
 
 #: What the first page shows: the name, and which states.
 SHOWS = ("open", "new", "regressed", "resolved", "muted", "all")
@@ -34,46 +31,14 @@ SHOWS = ("open", "new", "regressed", "resolved", "muted", "all")
 #: Rows of a page.
 ROWS = 50
 
-#: Seconds for which the counts of the first page are good.
-FRESH = 2.0
+#: Weeks of a group's chart.
+WEEKS = 60
+
+#: Types that a search by a part of their names looks for.
+MOST_TYPES = 20
 
 #: Reports of a group that tell the topics and reporters it came under.
 LATEST = 100
-
-
-class _Overviews:
-    """Counts of a period, shared by those who look within two seconds."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._known: dict[tuple[int, str], tuple[float, Overview]] = {}
-
-    def of(self, site: Site, period: str) -> Overview:
-        key = (id(site), period)
-        with self._lock:
-            found = self._known.get(key)
-            if found is None or time.monotonic() - found[0] > FRESH:
-                found = (time.monotonic(), _overview(site, period))
-                self._known[key] = found
-            return found[1]
-
-    def forget(self) -> None:
-        """Have changes be seen at once."""
-        with self._lock:
-            self._known.clear()
-
-
-overviews = _Overviews()
-
-
-def _overview(site: Site, period: str) -> Overview:
-    hours, width = PERIODS[period]
-    now = datetime.now(timezone.utc)
-    since = now - timedelta(hours=hours - 1)
-    days = (now.date() - since.date()).days + 1
-    if width == 1:
-        return site.reports.overview(now.date(), days, since)
-    return site.reports.overview(now.date(), hours // 24, by_hour=False)
 
 
 def groups(request: Request) -> Response:
@@ -88,7 +53,7 @@ def groups(request: Request) -> Response:
         raise HTTPException(400, f"show={show[:40]!r}: one of {', '.join(SHOWS)}")
     if sort not in ("count", "last", "first"):
         raise HTTPException(400, f"sort={sort[:40]!r}: one of count, last, first")
-    overview = overviews.of(site, period)
+    overview = site.overviews.of(period)
     texts = {name: asked.get(name, "").strip() for name in ("type", "topic", "text")}
     filtered = [one for one in overview.groups if _matches(one, texts)]
     counts = {each: sum(_is(one, each) for one in filtered) for each in SHOWS}
@@ -121,7 +86,6 @@ def groups(request: Request) -> Response:
         "more": len(wanted) > number * ROWS,
         "asked": dict(asked),
         "latest": overview.latest,
-        "name": overview.folder,
     }
     return site.page(request, "groups.html", values)
 
@@ -171,8 +135,11 @@ def group(request: Request) -> Response:
         raise HTTPException(404, f"There is no group {number}: it may be pruned.")
     wanted = Wanted(group=number)
     after = _after(request)
-    latest = site.reports.search(wanted, after, LATEST)
-    reports = latest[:ROWS]
+    # The latest also tell the topics and reporters that it came under.
+    number_wanted = ROWS + 1 if after else LATEST
+    found_reports = site.reports.search(wanted, after, number_wanted)
+    reports = found_reports[:ROWS]
+    latest = [] if after else found_reports
     if request.url.path.endswith(".json"):
         listed = [as_json_value(one._asdict()) for one in reports]
         return JSONResponse({**group_object(found), "reports": listed})
@@ -187,11 +154,11 @@ def group(request: Request) -> Response:
         "group.html",
         {
             "group": found,
-            "begin": max(first, end - 60 * 168),
+            "begin": max(first, end - WEEKS * 7 * 24),
             "end": end,
             "width": width,
             "reports": reports,
-            "after": _mark(reports) if len(latest) > ROWS else "",
+            "after": _mark(reports) if len(found_reports) > ROWS else "",
             "topics": Counter(one.topic for one in latest if one.topic).most_common(8),
             "reporters": Counter(
                 one.reporter for one in latest if one.reporter
@@ -221,12 +188,18 @@ def search(request: Request) -> Response:
             return RedirectResponse(f"{base}/{quote(next(iter(by_id)), safe='')}", 303)
         found = [places[0] for places in by_id.values()]
     reports: list[Summary] = []
+    known = site.reports.types()
+    types = _types(known, texts["type"])
     if not found and any(texts.values()):
-        reports = site.reports.search(_wanted(site, texts), _after(request), ROWS + 1)
+        wanted = _wanted(texts, types[:MOST_TYPES])
+        reports = site.reports.search(wanted, _after(request), ROWS + 1)
     if is_json:
         listed: list[Any] = [one._asdict() for one in reports[:ROWS]]
         listed += [{"id": one.id, "type": one.type, "time": one.time} for one in found]
-        return JSONResponse({"reports": as_json_value(listed)})
+        left_out = types[MOST_TYPES:]
+        return JSONResponse(
+            {"reports": as_json_value(listed), "types_left_out": left_out}
+        )
     return site.page(
         request,
         "search.html",
@@ -237,20 +210,24 @@ def search(request: Request) -> Response:
             "reports": reports[:ROWS],
             "after": _mark(reports[:ROWS]) if len(reports) > ROWS else "",
             "asked": dict(asked),
-            "types": site.reports.types()[:100],
+            "types": known[:100],
+            "left_out": max(len(types) - MOST_TYPES, 0),
             "is_id": bool(part) and is_whole(clean_id(part)),
         },
     )
 
 
-def _wanted(site: Site, texts: Mapping[str, str]) -> Wanted:
-    types: tuple[str, ...] = ()
-    if kind := texts["type"]:
-        known = site.reports.types()
-        like = [one for one in known if kind.lower() in one.lower()]
-        types = (kind,) if kind in known else tuple(like[:20]) or (kind,)
+def _types(known: list[str], part: str) -> list[str]:
+    """Return the types that a search means: one that is known, else those like it."""
+    if not part or part in known:
+        return [part] if part else []
+    like = [one for one in known if part.lower() in one.lower()]
+    return like or [part]
+
+
+def _wanted(texts: Mapping[str, str], types: list[str]) -> Wanted:
     return Wanted(
-        types=types,
+        types=tuple(types),
         topic=texts["topic"] or None,
         reporter=texts["reporter"] or None,
         value=texts["q"] or None,

@@ -11,6 +11,7 @@ import pytest
 import oops_celery
 from oops_celery import FolderPublisher, Publisher
 from tests.support import Node, Worker, eventually
+from tests.support.postgresql import PostgreSQL
 from tests.web.conftest import NOBODY, Serve
 from tests.web.serving import a_report
 from tests.web.test_pages import text_of
@@ -79,6 +80,33 @@ def test_a_repository_that_refuses(
     )
     assert "1 report in queue oopses.retry.1" in text
     worker.kill()
+
+
+def test_a_database_that_is_away(serve: Serve, broker: Node, tmp_path: Path) -> None:
+    """The worker's database is the pages' as well: they say where the report waits."""
+    server = PostgreSQL()
+    try:
+        server.start()
+        database = server.database()
+        worker = Worker(tmp_path, broker.url, OOPS_REPOSITORY=database)
+        pages = serve(database, RABBITMQ_URL=broker.url)
+        server.kill()
+        report_id = publish(broker)
+        text = eventually(
+            lambda: (
+                shown
+                if "Waiting for a retry"
+                in (shown := text_of(pages.get(f"/{report_id}").text))
+                else None
+            )
+        )
+        assert "The database cannot be read now" in text
+        assert pages.get("/health").json()["database"] != "ok"
+        server.start()
+        eventually(lambda: pages.get(f"/{report_id}").status_code == 200)
+        worker.kill()
+    finally:
+        server.clean_up()
 
 
 def test_a_report_that_was_parked(

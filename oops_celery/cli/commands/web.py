@@ -73,18 +73,15 @@ def command(host: str, port: int, **options: Any) -> None:
     import uvicorn
 
     from oops_celery.celery import app
-    from oops_celery.web import access
     from oops_celery.web.application import application
 
     with telling_why():
-        settings = _settings(app.oops, options)
-        rights = access.Access(settings)
-        if access.needs_login(host, rights, settings.web_public):
-            raise CannotTell(
-                f"--host {host}: everybody who reaches it could read all reports; name "
-                "who may (--htpasswd FILE, or --trust-header), or say --public"
-            )
-        made = application(app, settings)
+        made = application(app, _settings(app.oops, options))
+    if not made.state.site.access.may_listen(host):
+        raise CannotTell(
+            f"--host {host}: everybody who reaches it could read all reports; name "
+            "who may (--htpasswd FILE, or --trust-header), or say --public"
+        )
     _log_changes()
     config = uvicorn.Config(
         made,
