@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from benchmarks.reading import fill
+from benchmarks.reading import database_options, fill
 from oops_celery.repository.queries import Reports
 from oops_celery.repository.search import Wanted
 from oops_celery.settings.repository_url import check
@@ -141,17 +141,9 @@ def _megabytes(process: int) -> float:
 
 
 @click.command()
-@click.option("--url", help="A database; by default SQLite in a new folder.")
-@click.option(
-    "--reports",
-    "number",
-    default=1_000_000,
-    show_default=True,
-    help="0 measures what is there.",
-)
+@database_options
 @click.option("--clients", default=10, show_default=True)
 @click.option("--seconds", default=10.0, show_default=True, help="For each page.")
-@click.option("--json", "as_json", is_flag=True)
 def main(
     url: str | None, number: int, clients: int, seconds: float, as_json: bool
 ) -> None:

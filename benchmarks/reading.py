@@ -152,16 +152,25 @@ def measure(url: str) -> dict[str, float]:
         }
 
 
+def database_options(command: Any) -> Any:
+    """Add the options for the database to measure."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True),
+        click.option(
+            "--reports",
+            "number",
+            default=1_000_000,
+            show_default=True,
+            help="0 measures what is there.",
+        ),
+        click.option("--url", help="A database; by default SQLite in a new folder."),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command()
-@click.option("--url", help="An empty database; by default SQLite in a new folder.")
-@click.option(
-    "--reports",
-    "number",
-    default=1_000_000,
-    show_default=True,
-    help="0 measures what is there.",
-)
-@click.option("--json", "as_json", is_flag=True)
+@database_options
 def main(url: str | None, number: int, as_json: bool) -> None:
     """Fill a database, and measure how long reading takes."""
     folder = tempfile.mkdtemp(prefix="oops-reading-")

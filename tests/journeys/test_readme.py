@@ -243,6 +243,15 @@ def test_what_an_operator_types(
     eventually(lambda: len(kept(tmp_path)) == 2)
 
 
+def fetch(url: str) -> str:
+    """Return a page; empty if it is not there yet."""
+    try:
+        with urlopen(url, timeout=120) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ""
+
+
 def test_the_pages_open_a_report_by_its_id(
     broker: Node,
     worker: Callable[..., Worker],
@@ -264,16 +273,8 @@ def test_the_pages_open_a_report_by_its_id(
         )
     found = eventually(lambda: re.search(r"on (http://\S+/);", log.read_text()))
     report_id = run(0, broker.url).strip("[]'\n")
-
-    def page() -> str:
-        try:
-            with urlopen(found[1] + report_id, timeout=120) as answer:
-                return answer.read().decode()
-        except OSError:  # not stored yet
-            return ""
-
     try:
-        assert "division by zero" in eventually(page)
+        assert "division by zero" in eventually(lambda: fetch(found[1] + report_id))
     finally:
         process.terminate()
         process.wait(120)
@@ -290,16 +291,9 @@ def test_flower_starts(broker: Node, programs: Path, tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-
-    def page() -> str:
-        try:
-            with urlopen(f"http://127.0.0.1:{port}/", timeout=120) as answer:
-                return answer.read().decode()
-        except OSError:
-            return ""
-
     try:
-        assert "Flower" in eventually(page)
+        url = f"http://127.0.0.1:{port}/"
+        assert "Flower" in eventually(lambda: fetch(url))
     finally:
         process.terminate()
         process.wait(120)
